@@ -1,0 +1,1 @@
+//! Data sets, observers, ranges and long-tail metrics.

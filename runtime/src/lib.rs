@@ -1,0 +1,1 @@
+//! Heap-free int8 runtime.
