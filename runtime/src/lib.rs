@@ -1,1 +1,36 @@
-//! Heap-free int8 runtime.
+//! Heap-free int8 runtime for *routed programs*: a stem shared by all experts, experts that run one after the other,
+//! and a small router after each expert that decides, per sample, whether the next one is worth running (RIDE, Wang et
+//! al., ICLR 2021).
+//!
+//! The crate is `no_std`, never allocates, and has no dependencies. An artifact (`*.ride`, written by `ride-compile`)
+//! is validated once by [`Model::parse`]; afterwards nothing panics and nothing reads out of bounds, whatever the bytes
+//! were. All results are defined by one arithmetic law ([`arith`]), so logits and routes are the same bits on every
+//! kernel and every machine.
+//!
+//! ```no_run
+//! # fn main() -> Result<(), ride_runtime::Error> {
+//! # let bytes: &[u8] = &[]; let pixels: &[u8] = &[];
+//! let model = ride_runtime::Model::parse(bytes)?;
+//! # #[repr(align(64))] struct Arena([u8; 65536]);
+//! let mut arena = Arena([0; 65536]);
+//! let mut session = ride_runtime::Session::new(model, &mut arena.0)?;
+//! let outcome = session.classify(pixels, ride_runtime::Policy::Routed)?;
+//! let (class, experts_used) = (outcome.class, outcome.experts);
+//! # Ok(()) }
+//! ```
+#![cfg_attr(not(any(test, feature = "std")), no_std)]
+
+pub mod arith;
+mod error;
+pub mod exec;
+pub mod format;
+pub mod golden;
+pub mod kernels;
+pub mod model;
+pub mod op;
+pub mod oracle;
+pub mod session;
+
+pub use error::Error;
+pub use model::{Model, PartId};
+pub use session::{Outcome, Policy, Progress, Session};

@@ -1,0 +1,226 @@
+//! Runs parts on an arena: takes an operation's slices apart and hands them to a kernel.
+
+use crate::Error;
+use crate::format::f32_at;
+use crate::kernels::{Backend, ConvCall, DenseCall, PoolCall, ShortcutCall};
+use crate::model::{Model, Part, PartId, router_scratch};
+use crate::op::{Op, Router, Source, Step};
+use core::ops::Range;
+
+/// Watches execution. All methods do nothing by default and cost nothing when unused: the executor is compiled for
+/// each probe type.
+pub trait Probe {
+    /// Operation `step` (number `index` of `part`) is about to run.
+    fn before(&mut self, part: PartId, index: usize, step: &Step) {
+        let _ = (part, index, step);
+    }
+
+    /// It has run; `output` is what it wrote.
+    fn after(&mut self, part: PartId, index: usize, step: &Step, output: Output<'_>) {
+        let _ = (part, index, step, output);
+    }
+
+    /// The router behind expert `router` is about to run.
+    fn before_router(&mut self, router: usize) {
+        let _ = router;
+    }
+
+    /// The router behind expert `router` gave `score`; the next expert runs iff `proceed`.
+    fn routed(&mut self, router: usize, score: f32, proceed: bool) {
+        let _ = (router, score, proceed);
+    }
+}
+
+/// No probe.
+impl Probe for () {}
+
+/// What an operation wrote.
+#[derive(Clone, Copy, Debug)]
+pub struct Output<'a> {
+    /// int8 values, high bytes of a wide activation, or the bytes of features and logits.
+    pub hi: &'a [u8],
+    /// Low bytes of a wide activation.
+    pub lo: Option<&'a [u8]>,
+}
+
+/// What executing a part needs besides the arena.
+#[derive(Clone, Copy)]
+pub(crate) struct Context<'m, 'i> {
+    pub(crate) model: Model<'m>,
+    pub(crate) backend: &'static Backend,
+    pub(crate) image: &'i [u8],
+}
+
+/// Runs all operations of `part`.
+pub(crate) fn run_part<P: Probe>(
+    cx: Context<'_, '_>,
+    part: &Part<'_>,
+    arena: &mut [u8],
+    probe: &mut P,
+) -> Result<(), Error> {
+    for (index, step) in part.steps().enumerate() {
+        probe.before(part.id, index, &step);
+        run_step(cx, part, &step, arena).ok_or(broken(index))?;
+        let [hi, lo] = step.op.writes().map(|w| w.and_then(|(at, len)| arena.get(at..at + len)));
+        probe.after(part.id, index, &step, Output { hi: hi.unwrap_or_default(), lo });
+    }
+    Ok(())
+}
+
+/// Cannot happen for a model that was parsed: every range has been checked.
+fn broken(index: usize) -> Error {
+    Error::Invalid { section: "part", reason: "operation does not fit the arena", at: index }
+}
+
+fn range(r: Option<(usize, usize)>) -> Range<usize> {
+    r.map_or(0..0, |(at, len)| at..at + len)
+}
+
+/// Input and output planes and the scratch memory of one operation, disjoint.
+struct Slices<'a> {
+    in_hi: &'a [u8],
+    in_lo: &'a [u8],
+    out_hi: &'a mut [u8],
+    out_lo: &'a mut [u8],
+    scratch: &'a mut [u8],
+}
+
+fn split<'a>(model: Model<'_>, op: &Op, arena: &'a mut [u8]) -> Option<Slices<'a>> {
+    let ([r0, r1], [w0, w1]) = (op.reads(), op.writes());
+    let ranges = [range(r0), range(r1), range(w0), range(w1), model.scratch()];
+    let [in_hi, in_lo, out_hi, out_lo, scratch] = arena.get_disjoint_mut(ranges).ok()?;
+    Some(Slices { in_hi, in_lo, out_hi, out_lo, scratch })
+}
+
+fn run_step(cx: Context<'_, '_>, part: &Part<'_>, step: &Step, arena: &mut [u8]) -> Option<()> {
+    let s = split(cx.model, &step.op, arena)?;
+    let backend = cx.backend;
+    // SAFETY: a session holds a backend only if `Isa::available` said yes.
+    match &step.op {
+        Op::Conv(conv) => {
+            let mut call = ConvCall {
+                conv,
+                input: if conv.source == Source::Image { cx.image } else { s.in_hi },
+                weights: part.constants(conv.weights),
+                params: part.constants(conv.params),
+                out_hi: s.out_hi,
+                out_lo: s.out_lo,
+                scratch: s.scratch,
+            };
+            unsafe { (backend.conv.run)(&mut call) }
+        }
+        Op::Shortcut(shortcut) => {
+            let mut call =
+                ShortcutCall { shortcut, in_hi: s.in_hi, in_lo: s.in_lo, out_hi: s.out_hi, out_lo: s.out_lo };
+            unsafe { (backend.shortcut)(&mut call) }
+        }
+        Op::Pool(pool) => {
+            let mut call = PoolCall { pool, in_hi: s.in_hi, in_lo: s.in_lo, out: s.out_hi };
+            unsafe { (backend.pool)(&mut call) }
+        }
+        Op::Head(head) => {
+            let mut call = DenseCall {
+                dense: &head.dense,
+                feature: s.in_hi,
+                weights: part.constants(head.dense.weights),
+                params: part.constants(head.dense.params),
+                out: s.out_hi,
+            };
+            unsafe { (backend.dense)(&mut call) }
+        }
+    }
+    Some(())
+}
+
+/// Adds the expert's logits to the sum (or starts it) and replaces them by the mean over `experts` experts.
+pub(crate) fn combine(model: Model<'_>, arena: &mut [u8], experts: usize) -> Option<()> {
+    let [logits, sum] = arena.get_disjoint_mut([model.logits(), model.sum()]).ok()?;
+    let count = experts as f32;
+    for (l, s) in logits.as_chunks_mut::<4>().0.iter_mut().zip(sum.as_chunks_mut::<4>().0) {
+        let logit = f32::from_le_bytes(*l);
+        let total = if experts == 1 { logit } else { f32::from_le_bytes(*s) + logit };
+        *s = total.to_le_bytes();
+        *l = (total / count).to_le_bytes();
+    }
+    Some(())
+}
+
+/// Score of the router behind expert `i`; NaN (which never proceeds) for a zero feature.
+pub(crate) fn score(cx: Context<'_, '_>, i: usize, router: &Router, arena: &mut [u8]) -> Option<f32> {
+    let part = cx.model.part(PartId::Router(i as u16))?;
+    let ranges = [cx.model.feature(), cx.model.logits(), cx.model.scratch()];
+    let [feature, logits, scratch] = arena.get_disjoint_mut(ranges).ok()?;
+    if router.hidden.normalize && f32_at(feature, feature.len() - 4) == 0.0 {
+        return Some(f32::NAN);
+    }
+    let (top, rest) = scratch.get_mut(..router_scratch(router))?.split_at_mut(4 * usize::from(router.top_k));
+    largest(logits.as_chunks().0, top.as_chunks_mut().0);
+    let mut call = DenseCall {
+        dense: &router.hidden,
+        feature,
+        weights: part.constants(router.hidden.weights),
+        params: part.constants(router.hidden.params),
+        out: rest,
+    };
+    // SAFETY: a session holds a backend only if `Isa::available` said yes.
+    unsafe { (cx.backend.dense)(&mut call) };
+    let (weights, [bias]) = part.constants(router.fc).as_chunks::<4>().0.split_last_chunk::<1>()?;
+    let mut z = f32::from_le_bytes(*bias);
+    let (for_top, for_hidden) = weights.split_at(usize::from(router.top_k));
+    for (w, x) in for_top.iter().zip(top.as_chunks().0) {
+        z += f32::from_le_bytes(*w) * f32::from_le_bytes(*x);
+    }
+    for (w, x) in for_hidden.iter().zip(rest.as_chunks().0) {
+        z += f32::from_le_bytes(*w) * f32::from_le_bytes(*x).max(0.0);
+    }
+    Some(z)
+}
+
+/// The `top.len()` largest of `values`, descending, by insertion.
+fn largest(values: &[[u8; 4]], top: &mut [[u8; 4]]) {
+    let mut filled = 0;
+    for v in values {
+        let value = f32::from_le_bytes(*v);
+        if filled == top.len() && filled > 0 && value <= f32::from_le_bytes(top[filled - 1]) {
+            continue;
+        }
+        let at = top[..filled].partition_point(|t| f32::from_le_bytes(*t) >= value);
+        if filled < top.len() {
+            filled += 1;
+        }
+        if at < filled {
+            top.copy_within(at..filled - 1, at + 1);
+            top[at] = *v;
+        }
+    }
+}
+
+/// Class with the largest mean logit; the first one of equals.
+pub(crate) fn best_class(logits: &[u8]) -> usize {
+    let mut best = (0, f32::NEG_INFINITY);
+    for (class, v) in logits.as_chunks().0.iter().enumerate() {
+        let v = f32::from_le_bytes(*v);
+        if v > best.1 {
+            best = (class, v);
+        }
+    }
+    best.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn largest_sorts_descending() {
+        let values: Vec<[u8; 4]> =
+            [3.0f32, -1.0, 7.5, 7.5, 0.0, 2.0, 9.0, -4.0].iter().map(|v| v.to_le_bytes()).collect();
+        for k in 0..=8 {
+            let mut top = vec![[0; 4]; k];
+            largest(&values, &mut top);
+            let got: Vec<f32> = top.iter().map(|t| f32::from_le_bytes(*t)).collect();
+            let want = [9.0, 7.5, 7.5, 3.0, 2.0, 0.0, -1.0, -4.0];
+            assert_eq!(got, want[..k]);
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! Kernels: plain functions in static tables, one [`Backend`] for each instruction set and weight layout.
+//!
+//! Dispatch, tests and benchmarks walk the same table, [`BACKENDS`]. Every backend computes exactly the arithmetic law
+//! ([`crate::arith`]); they differ in speed only.
+
+pub mod dense;
+pub mod k8n16;
+pub mod scalar;
+#[cfg(target_arch = "x86_64")]
+pub mod x86;
+
+use crate::op::{Conv, ConvShape, Dense, Layout, Pool, Shortcut};
+
+/// Instruction sets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isa {
+    /// Portable Rust.
+    Scalar,
+    /// x86-64 with AVX2.
+    Avx2,
+    /// x86-64 with AVX-VNNI (256-bit `vpdpbusd`).
+    AvxVnni,
+    /// x86-64 with AVX-512 F, BW, VL and VNNI.
+    Avx512Vnni,
+}
+
+impl Isa {
+    /// Name as reports show it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Isa::Scalar => "scalar",
+            Isa::Avx2 => "avx2",
+            Isa::AvxVnni => "avxvnni",
+            Isa::Avx512Vnni => "avx512vnni",
+        }
+    }
+
+    /// Whether this machine has it: asked of the processor with the feature `std`, of the compiler otherwise.
+    pub fn available(self) -> bool {
+        match self {
+            Isa::Scalar => true,
+            #[cfg(target_arch = "x86_64")]
+            _ => x86::available(self),
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => false,
+        }
+    }
+
+    /// int8 multiply-accumulates of one vector instruction, for reports; 1 for scalar code.
+    pub fn macs_per_instruction(self) -> u32 {
+        match self {
+            Isa::Scalar => 1,
+            Isa::Avx2 => 16,
+            Isa::AvxVnni => 32,
+            Isa::Avx512Vnni => 64,
+        }
+    }
+}
+
+/// Everything a convolution touches.
+#[derive(Debug)]
+pub struct ConvCall<'a> {
+    /// The operation.
+    pub conv: &'a Conv,
+    /// Input plane (or image), `in_h × in_w × in_c` bytes.
+    pub input: &'a [u8],
+    /// Packed weights.
+    pub weights: &'a [u8],
+    /// Bias, multiplier and right shift arrays, see [`Params`].
+    pub params: &'a [u8],
+    /// High (or only) plane of the output, `out_h × out_w × out_c` bytes; holds the residual if `accumulate`.
+    pub out_hi: &'a mut [u8],
+    /// Low plane of a wide output, else empty.
+    pub out_lo: &'a mut [u8],
+    /// At least [`ConvKernel::scratch_len`] bytes.
+    pub scratch: &'a mut [u8],
+}
+
+impl ConvCall<'_> {
+    /// What turns a stored input byte into the bits of its int8 value.
+    pub fn input_flip(&self) -> u8 {
+        match self.conv.source {
+            crate::op::Source::Image => 0x80,
+            crate::op::Source::Arena(_) => 0,
+        }
+    }
+
+    /// The parameter arrays.
+    pub fn channel_params(&self) -> Params<'_> {
+        Params::new(self.params, padded_channels(self.conv.shape.out_c, self.conv.layout))
+    }
+}
+
+/// The three parameter arrays of a convolution: bias (i32), multiplier (i32) and right shift (u8) of each channel.
+#[derive(Clone, Copy, Debug)]
+pub struct Params<'a> {
+    /// Bias, 4 bytes a channel.
+    pub bias: &'a [u8],
+    /// Multiplier, 4 bytes a channel.
+    pub multiplier: &'a [u8],
+    /// Right shift, 1 byte a channel.
+    pub right_shift: &'a [u8],
+}
+
+impl<'a> Params<'a> {
+    /// Splits `bytes` (at least `9 * channels`) into the arrays.
+    pub fn new(bytes: &'a [u8], channels: usize) -> Self {
+        let (bias, rest) = bytes.split_at(4 * channels);
+        let (multiplier, rest) = rest.split_at(4 * channels);
+        Params { bias, multiplier, right_shift: &rest[..channels] }
+    }
+
+    /// Bias of channel `c`.
+    pub fn bias(&self, c: usize) -> i32 {
+        crate::format::u32_at(self.bias, 4 * c) as i32
+    }
+
+    /// Multiplier of channel `c`.
+    pub fn multiplier(&self, c: usize) -> i32 {
+        crate::format::u32_at(self.multiplier, 4 * c) as i32
+    }
+}
+
+/// Everything a shortcut touches; all planes are full tensors.
+#[derive(Debug)]
+pub struct ShortcutCall<'a> {
+    /// The operation.
+    pub shortcut: &'a Shortcut,
+    /// High (or only) input plane.
+    pub in_hi: &'a [u8],
+    /// Low input plane of a wide activation, else empty.
+    pub in_lo: &'a [u8],
+    /// High (or only) output plane.
+    pub out_hi: &'a mut [u8],
+    /// Low output plane of a wide activation, else empty.
+    pub out_lo: &'a mut [u8],
+}
+
+/// Everything a pooling touches.
+#[derive(Debug)]
+pub struct PoolCall<'a> {
+    /// The operation.
+    pub pool: &'a Pool,
+    /// High (or only) input plane.
+    pub in_hi: &'a [u8],
+    /// Low input plane of a wide activation, else empty.
+    pub in_lo: &'a [u8],
+    /// Feature and inverse norm.
+    pub out: &'a mut [u8],
+}
+
+/// Everything a dense layer touches.
+#[derive(Debug)]
+pub struct DenseCall<'a> {
+    /// The layer.
+    pub dense: &'a Dense,
+    /// Feature and inverse norm.
+    pub feature: &'a [u8],
+    /// Weights.
+    pub weights: &'a [u8],
+    /// Factors and biases.
+    pub params: &'a [u8],
+    /// f32 results, 4 bytes each.
+    pub out: &'a mut [u8],
+}
+
+impl DenseCall<'_> {
+    /// The factor that normalises the feature, or 1.
+    pub fn inverse_norm(&self) -> f32 {
+        if self.dense.normalize {
+            crate::format::f32_at(self.feature, crate::op::feature_norm_at(usize::from(self.dense.features)))
+        } else {
+            1.0
+        }
+    }
+
+    /// Result `j` of a dot product: the law's four binary32 operations in their order.
+    pub fn finish(&self, j: usize, dot: i32, inverse_norm: f32) -> f32 {
+        let factor = crate::format::f32_at(self.params, 4 * j);
+        let bias = crate::format::f32_at(self.params, 4 * (usize::from(self.dense.outputs) + j));
+        ((dot as f32) * factor) * inverse_norm + bias
+    }
+}
+
+/// A convolution kernel.
+#[derive(Clone, Copy, Debug)]
+pub struct ConvKernel {
+    /// Name, XNNPACK style.
+    pub name: &'static str,
+    /// Pixels by channels computed at a time.
+    pub tile: (usize, usize),
+    /// Bytes of scratch memory that a shape needs.
+    pub scratch_len: fn(&ConvShape) -> usize,
+    /// Runs it.
+    ///
+    /// # Safety
+    /// The backend's instruction set must be available. (All slices are checked inside.)
+    pub run: unsafe fn(&mut ConvCall<'_>),
+}
+
+/// Kernels that belong together.
+#[derive(Clone, Copy, Debug)]
+pub struct Backend {
+    /// Instruction set.
+    pub isa: Isa,
+    /// Weight layout that the kernels read.
+    pub layout: Layout,
+    /// Convolution.
+    pub conv: ConvKernel,
+    /// Shortcut.
+    ///
+    /// # Safety
+    /// The instruction set must be available.
+    pub shortcut: unsafe fn(&mut ShortcutCall<'_>),
+    /// Global average pooling.
+    ///
+    /// # Safety
+    /// The instruction set must be available.
+    pub pool: unsafe fn(&mut PoolCall<'_>),
+    /// Dense layer.
+    ///
+    /// # Safety
+    /// The instruction set must be available.
+    pub dense: unsafe fn(&mut DenseCall<'_>),
+}
+
+/// All backends of this build, slowest first.
+pub static BACKENDS: &[Backend] = &[scalar::OHWI, scalar::K8N16];
+
+/// The fastest backend for `layout` that this machine can run.
+pub fn best(layout: Layout) -> Option<&'static Backend> {
+    BACKENDS.iter().rev().find(|b| b.layout == layout && b.isa.available())
+}
+
+/// Channels of the parameter arrays, padding included.
+pub fn padded_channels(out_c: u16, layout: Layout) -> usize {
+    match layout {
+        Layout::Ohwi => usize::from(out_c),
+        Layout::K8N16 => k8n16::Blocks::of(out_c).channels(),
+    }
+}
+
+/// Bytes of the parameter arrays of a convolution.
+pub fn params_len(out_c: u16, layout: Layout) -> usize {
+    9 * padded_channels(out_c, layout)
+}
+
+/// Bytes of the packed weights of a convolution.
+pub fn weights_len(shape: &ConvShape, layout: Layout) -> usize {
+    match layout {
+        Layout::Ohwi => usize::from(shape.out_c) * shape.taps(),
+        Layout::K8N16 => k8n16::weights_len(shape),
+    }
+}

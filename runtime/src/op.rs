@@ -1,0 +1,382 @@
+//! Operations of an artifact, decoded.
+//!
+//! Every offset into the arena is in bytes; every [`Span`] points into the section of the part that owns the operation.
+//! Binary32 steps are written down here, because their order is part of the law ([`crate::arith`]):
+//!
+//! * [`Head`] and the hidden layer of a router: `out[j] = ((dot[j] as f32) * factor[j]) * inverse_norm + bias[j]`,
+//!   where `dot` is the exact int32 product of int8 weights and int16 features and `inverse_norm` is 1 for a head that
+//!   does not normalise.
+//! * Combiner: `sum[j] = sum[j] + logits[j]`, then `mean[j] = sum[j] / (experts run as f32)`.
+//! * Router: `z = fc_bias`; for each of the `top_k` largest mean logits in descending order `z = z + weight * logit`;
+//!   then for each hidden unit in order `z = z + weight * max(hidden, 0)`. The next expert runs iff `z > threshold`.
+
+/// Marks an absent plane in a record.
+pub const NONE: u32 = u32::MAX;
+
+/// A byte range inside the owning section.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// First byte.
+    pub at: u32,
+    /// Number of bytes.
+    pub len: u32,
+}
+
+/// Where an activation lies in the arena.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Planes {
+    /// int8 plane, or the high bytes of a wide activation.
+    pub hi: u32,
+    /// Low bytes of a wide activation.
+    pub lo: Option<u32>,
+}
+
+/// Where an operation reads int8 pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The caller's image: unsigned bytes, read as `byte - 128`.
+    Image,
+    /// A plane in the arena.
+    Arena(u32),
+}
+
+/// How packed convolution weights are laid out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Layout {
+    /// Plain OHWI rows; the bias is folded for signed activations.
+    Ohwi = 0,
+    /// Blocks of 16 channels by 8 inputs (and a last block of 8 channels where that is enough), see
+    /// [`crate::kernels::k8n16`]; the bias is folded for activations moved to unsigned bytes by +128.
+    K8N16 = 1,
+}
+
+impl Layout {
+    /// All layouts.
+    pub const ALL: [Layout; 2] = [Layout::Ohwi, Layout::K8N16];
+
+    /// Short name as `ride-compile inspect` shows it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Layout::Ohwi => "ohwi",
+            Layout::K8N16 => "k8n16",
+        }
+    }
+
+    pub(crate) fn decode(byte: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|l| *l as u8 == byte)
+    }
+}
+
+/// Geometry of a square-window convolution on NHWC activations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ConvShape {
+    /// Input rows.
+    pub in_h: u16,
+    /// Input columns.
+    pub in_w: u16,
+    /// Input channels.
+    pub in_c: u16,
+    /// Output channels.
+    pub out_c: u16,
+    /// Window height and width.
+    pub kernel: u8,
+    /// Spatial stride.
+    pub stride: u8,
+    /// Padding on each side.
+    pub padding: u8,
+}
+
+impl ConvShape {
+    fn side(self, n: u16) -> usize {
+        let (kernel, stride) = (usize::from(self.kernel), usize::from(self.stride));
+        match (usize::from(n) + 2 * usize::from(self.padding)).checked_sub(kernel) {
+            Some(room) if stride > 0 => room / stride + 1,
+            _ => 0,
+        }
+    }
+
+    /// Output rows.
+    pub fn out_h(self) -> usize {
+        self.side(self.in_h)
+    }
+
+    /// Output columns.
+    pub fn out_w(self) -> usize {
+        self.side(self.in_w)
+    }
+
+    /// Bytes of one input plane.
+    pub fn input_len(self) -> usize {
+        usize::from(self.in_h) * usize::from(self.in_w) * usize::from(self.in_c)
+    }
+
+    /// Bytes of one output plane.
+    pub fn output_len(self) -> usize {
+        self.out_h() * self.out_w() * usize::from(self.out_c)
+    }
+
+    /// Multiplications of one output channel of one pixel.
+    pub fn taps(self) -> usize {
+        usize::from(self.kernel) * usize::from(self.kernel) * usize::from(self.in_c)
+    }
+
+    /// Multiply-accumulates, padding included.
+    pub fn macs(self) -> u64 {
+        self.output_len() as u64 * self.taps() as u64
+    }
+}
+
+/// Zero point and limits of an output. A narrow activation uses the int8 range, a wide one 16 bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Zero point.
+    pub zero: i16,
+    /// Smallest value (the zero point, where a ReLU is fused).
+    pub min: i16,
+    /// Largest value.
+    pub max: i16,
+}
+
+/// Convolution with requantization and fused limits; with `accumulate` it adds to what its output holds already
+/// (the residual), instead of to the zero point.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Conv {
+    /// Geometry.
+    pub shape: ConvShape,
+    /// Input plane.
+    pub source: Source,
+    /// Output planes.
+    pub out: Planes,
+    /// Whether the residual, already in `out`, is added.
+    pub accumulate: bool,
+    /// Zero point and limits of the output.
+    pub limits: Limits,
+    /// What the input holds outside of its borders, as int8 bits: one byte a channel for up to four channels, the same
+    /// byte four times otherwise.
+    pub border: [u8; 4],
+    /// Packed weights.
+    pub weights: Span,
+    /// Bias (i32), multiplier (i32) and right shift (u8) of each channel: three arrays, one after the other, each
+    /// padded to the layout's channel blocks.
+    pub params: Span,
+    /// How `weights` and `params` are laid out.
+    pub layout: Layout,
+    /// Every accumulator is smaller than `2^acc_bits` in magnitude (proved by the compiler).
+    pub acc_bits: u8,
+}
+
+/// Parameter-free shortcut with rescaling: every `stride`-th pixel, channels padded with zeros.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Shortcut {
+    /// Input rows, columns, channels.
+    pub in_h: u16,
+    /// Input columns.
+    pub in_w: u16,
+    /// Input channels.
+    pub in_c: u16,
+    /// Output channels.
+    pub out_c: u16,
+    /// Spatial stride.
+    pub stride: u8,
+    /// Zero channels before the input's.
+    pub before: u16,
+    /// Input planes (wide iff the output is).
+    pub source: Planes,
+    /// Output planes.
+    pub out: Planes,
+    /// Zero point of the input.
+    pub in_zero: i16,
+    /// Zero point and limits of the output.
+    pub limits: Limits,
+    /// Factor from the input's scale to the output's.
+    pub multiplier: i32,
+    /// Its right shift.
+    pub right_shift: u8,
+}
+
+impl Shortcut {
+    /// Output rows.
+    pub fn out_h(&self) -> usize {
+        usize::from(self.in_h).div_ceil(usize::from(self.stride.max(1)))
+    }
+
+    /// Output columns.
+    pub fn out_w(&self) -> usize {
+        usize::from(self.in_w).div_ceil(usize::from(self.stride.max(1)))
+    }
+
+    /// Bytes of one input plane.
+    pub fn input_len(&self) -> usize {
+        usize::from(self.in_h) * usize::from(self.in_w) * usize::from(self.in_c)
+    }
+
+    /// Bytes of one output plane.
+    pub fn output_len(&self) -> usize {
+        self.out_h() * self.out_w() * usize::from(self.out_c)
+    }
+}
+
+/// Global average pooling to a 16-bit feature, followed in the arena by its inverse norm (binary32).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Pool {
+    /// Pixels.
+    pub pixels: u32,
+    /// Channels = length of the feature.
+    pub channels: u16,
+    /// Input planes.
+    pub source: Planes,
+    /// Zero point of the input.
+    pub zero: i16,
+    /// Right shift from the sum to the feature.
+    pub shift: u8,
+    /// The feature: `channels` 16-bit values, padded to a multiple of 4 bytes, then the inverse norm.
+    pub out: u32,
+}
+
+impl Pool {
+    /// Offset of the inverse norm behind the feature.
+    pub fn norm_at(&self) -> usize {
+        feature_norm_at(usize::from(self.channels))
+    }
+
+    /// Bytes of the output.
+    pub fn output_len(&self) -> usize {
+        self.norm_at() + 4
+    }
+
+    /// Bytes of one input plane.
+    pub fn input_len(&self) -> usize {
+        self.pixels as usize * usize::from(self.channels)
+    }
+
+    /// Largest magnitude that a feature can have.
+    pub fn feature_max(&self, wide: bool) -> i64 {
+        let span: i64 = if wide { 65535 } else { 255 };
+        (((i64::from(self.pixels) * span) >> self.shift) + 1).min(32767)
+    }
+}
+
+/// Offset of the inverse norm behind a feature of `channels` values.
+pub fn feature_norm_at(channels: usize) -> usize {
+    (2 * channels).next_multiple_of(4)
+}
+
+/// A classifier or a router's hidden layer on a pooled feature.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Dense {
+    /// Length of the feature.
+    pub features: u16,
+    /// Number of outputs.
+    pub outputs: u16,
+    /// int8 weights `[outputs][features]`, or packed: see [`crate::kernels::dense`].
+    pub weights: Span,
+    /// `factor` (f32) and `bias` (f32) of each output: two arrays, one after the other.
+    pub params: Span,
+    /// Whether the weights are packed for vector units ([`Layout::K8N16`]) or plain rows.
+    pub layout: Layout,
+    /// Whether the feature's inverse norm is a factor.
+    pub normalize: bool,
+}
+
+/// An expert's classifier.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Head {
+    /// The layer.
+    pub dense: Dense,
+    /// The feature in the arena.
+    pub source: u32,
+    /// Logits (f32) in the arena.
+    pub out: u32,
+}
+
+/// The router after one expert.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Router {
+    /// Hidden layer on the expert's normalised feature.
+    pub hidden: Dense,
+    /// Number of largest mean logits.
+    pub top_k: u16,
+    /// `top_k + hidden.outputs` weights (f32), then the bias (f32).
+    pub fc: Span,
+    /// The next expert runs iff the score is larger.
+    pub threshold: f32,
+}
+
+/// One step of a part.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Op {
+    /// Convolution.
+    Conv(Conv),
+    /// Option-A shortcut.
+    Shortcut(Shortcut),
+    /// Global average pooling.
+    Pool(Pool),
+    /// Classifier.
+    Head(Head),
+}
+
+/// An operation together with what reports need.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Step {
+    /// The operation.
+    pub op: Op,
+    /// Offset of its name in the names section.
+    pub name: u32,
+    /// Scale of its output (of the 16-bit value, where the output is wide).
+    pub scale: f32,
+}
+
+impl Op {
+    /// Multiply-accumulates.
+    pub fn macs(&self) -> u64 {
+        match self {
+            Op::Conv(c) => c.shape.macs(),
+            Op::Head(h) => u64::from(h.dense.features) * u64::from(h.dense.outputs),
+            Op::Shortcut(_) | Op::Pool(_) => 0,
+        }
+    }
+
+    /// Short name of the kind.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Op::Conv(_) => "conv",
+            Op::Shortcut(_) => "shortcut",
+            Op::Pool(_) => "pool",
+            Op::Head(_) => "head",
+        }
+    }
+
+    /// Arena bytes that the operation writes: up to two planes as `(offset, length)`.
+    pub fn writes(&self) -> [Option<(usize, usize)>; 2] {
+        let planes = |p: Planes, len: usize| [Some((p.hi as usize, len)), p.lo.map(|lo| (lo as usize, len))];
+        match self {
+            Op::Conv(c) => planes(c.out, c.shape.output_len()),
+            Op::Shortcut(s) => planes(s.out, s.output_len()),
+            Op::Pool(p) => [Some((p.out as usize, p.output_len())), None],
+            Op::Head(h) => [Some((h.out as usize, 4 * usize::from(h.dense.outputs))), None],
+        }
+    }
+
+    /// Arena bytes that the operation reads: up to two planes as `(offset, length)`.
+    pub fn reads(&self) -> [Option<(usize, usize)>; 2] {
+        match self {
+            Op::Conv(c) => match c.source {
+                Source::Image => [None, None],
+                Source::Arena(at) => [Some((at as usize, c.shape.input_len())), None],
+            },
+            Op::Shortcut(s) => {
+                let len = s.input_len();
+                [Some((s.source.hi as usize, len)), s.source.lo.map(|lo| (lo as usize, len))]
+            }
+            Op::Pool(p) => {
+                let len = p.input_len();
+                [Some((p.source.hi as usize, len)), p.source.lo.map(|lo| (lo as usize, len))]
+            }
+            Op::Head(h) => {
+                let len = feature_norm_at(usize::from(h.dense.features)) + 4;
+                [Some((h.source as usize, len)), None]
+            }
+        }
+    }
+}
