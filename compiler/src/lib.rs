@@ -1,3 +1,13 @@
 //! Compiles trained RIDE checkpoints into routed int8 artifacts.
 
+pub mod artifact_file;
+pub mod bench;
+pub mod calibration;
+pub mod checkpoint;
+pub mod import;
+pub mod inspect;
+pub mod lower;
+pub mod memory;
 pub mod network;
+pub mod reference;
+pub mod verify;

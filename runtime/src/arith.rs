@@ -6,8 +6,10 @@
 //! * A *wide* activation has 16 bits, kept as two byte planes `value = 256 * hi + lo`. The `hi` plane by itself is an
 //!   ordinary int8 activation with 256 times the scale; convolutions read only it. The compiler chooses the 16-bit zero
 //!   point as `256 * z + 128`, so that cutting off `lo` is rounding to nearest.
-//! * Every sum that leaves an accumulator saturates at 16 bits, first the requantized value, then the sum with the zero
-//!   point or the residual ([`add_sat`]), then the activation's own limits apply.
+//! * What leaves an accumulator is requantized to 16 bits with saturation and added, again with saturation, to the zero
+//!   point or to the residual; then the activation's own limits apply ([`add_narrow`], [`add_wide`]). A wide output is
+//!   requantized in steps of two and added twice, because the distance from its zero point to its largest value takes 17
+//!   bits: a single convolution must be able to cross all of it.
 //! * Classifier and router leave integers at the last moment: IEEE-754 binary32, one operation at a time, in the order
 //!   written in [`crate::op`]; no fused multiply-add, no mathematical library.
 
@@ -34,16 +36,16 @@ fn sat16_wide(v: i64) -> i16 {
     v.clamp(i64::from(i16::MIN), i64::from(i16::MAX)) as i16
 }
 
-/// `value * multiplier * 2^-right_shift` as [`requantize`], for a difference of two 16-bit values (17 bits).
+/// Adds a requantized value to the zero point or residual of a narrow output.
 #[inline(always)]
-pub fn rescale(value: i32, multiplier: i32, right_shift: u8) -> i16 {
-    requantize(value, multiplier, right_shift)
+pub fn add_narrow(base: i16, value: i16) -> i16 {
+    base.saturating_add(value)
 }
 
-/// Sum of two 16-bit values, saturated to 16 bits.
+/// Adds a requantized value, which counts steps of two, to the zero point or residual of a wide output.
 #[inline(always)]
-pub fn add_sat(a: i16, b: i16) -> i16 {
-    a.saturating_add(b)
+pub fn add_wide(base: i16, value: i16) -> i16 {
+    base.saturating_add(value).saturating_add(value)
 }
 
 /// Joins the two planes of a wide activation.

@@ -1,6 +1,6 @@
 //! The naive oracle: a convolution as the arithmetic law defines it, on plain weights. Every kernel is compared with it.
 
-use crate::arith::{add_sat, requantize};
+use crate::arith::{add_narrow, add_wide, requantize};
 use crate::op::{ConvShape, Limits};
 
 /// A convolution on plain tensors; all activations are int8 or 16-bit values, not planes.
@@ -22,6 +22,8 @@ pub struct Conv<'a> {
     pub right_shift: &'a [u8],
     /// Zero point and limits of the output.
     pub limits: Limits,
+    /// Whether the output is wide.
+    pub wide: bool,
 }
 
 impl Conv<'_> {
@@ -49,6 +51,8 @@ impl Conv<'_> {
     /// The output (`y`, `x`, `c`), added to `residual` or else to the zero point.
     pub fn output(&self, y: usize, x: usize, c: usize, residual: Option<i16>) -> i16 {
         let value = requantize(self.acc(y, x, c), self.multiplier[c], self.right_shift[c]);
-        add_sat(value, residual.unwrap_or(self.limits.zero)).clamp(self.limits.min, self.limits.max)
+        let base = residual.unwrap_or(self.limits.zero);
+        let sum = if self.wide { add_wide(base, value) } else { add_narrow(base, value) };
+        sum.clamp(self.limits.min, self.limits.max)
     }
 }

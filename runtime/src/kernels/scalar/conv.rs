@@ -1,6 +1,6 @@
 //! Portable convolutions over both weight layouts.
 
-use crate::arith::{add_sat, join, requantize, split};
+use crate::arith::{add_narrow, add_wide, join, requantize, split};
 use crate::kernels::{ConvCall, Params, k8n16};
 use crate::op::ConvShape;
 
@@ -44,7 +44,8 @@ fn store(call: &mut ConvCall<'_>, at: usize, acc: i32, multiplier: i32, right_sh
         (true, true) => join(call.out_hi[at], call.out_lo[at]),
         (true, false) => i16::from(call.out_hi[at] as i8),
     };
-    let out = add_sat(value, base).max(limits.min).min(limits.max);
+    let sum = if wide { add_wide(base, value) } else { add_narrow(base, value) };
+    let out = sum.max(limits.min).min(limits.max);
     if wide {
         (call.out_hi[at], call.out_lo[at]) = split(out);
     } else {

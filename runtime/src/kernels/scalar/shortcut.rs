@@ -1,6 +1,6 @@
 //! Option-A shortcut: subsampling, zero channels and rescaling in one pass.
 
-use crate::arith::{add_sat, join, rescale, split};
+use crate::arith::{add_narrow, add_wide, join, requantize, split};
 use crate::kernels::ShortcutCall;
 
 /// Runs a shortcut.
@@ -17,8 +17,9 @@ pub(crate) fn body(call: &mut ShortcutCall<'_>) {
     let zero = s.limits.zero.max(s.limits.min).min(s.limits.max);
     let wide = !call.out_lo.is_empty();
     let convert = |v: i16| {
-        let r = rescale(i32::from(v) - i32::from(s.in_zero), s.multiplier, s.right_shift);
-        add_sat(r, s.limits.zero).max(s.limits.min).min(s.limits.max)
+        let value = requantize(i32::from(v) - i32::from(s.in_zero), s.multiplier, s.right_shift);
+        let sum = if wide { add_wide(s.limits.zero, value) } else { add_narrow(s.limits.zero, value) };
+        sum.max(s.limits.min).min(s.limits.max)
     };
     let (zero_hi, zero_lo) = if wide { split(zero) } else { (zero as u8, 0) };
     call.out_hi.fill(zero_hi);

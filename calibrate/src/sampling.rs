@@ -1,0 +1,116 @@
+//! Which images calibrate: deterministic by seed, the same on every machine.
+
+/// Up to `n` different indices into `labels`, spread over the classes as evenly as they allow.
+///
+/// Round after round takes one image of every class that still has one, so a rare class gives all it has and the
+/// others fill up. Classes and the images within a class come in an order that the seed decides; the result is in
+/// drawing order, so that every prefix is balanced as well.
+pub fn class_balanced(labels: &[u32], n: usize, seed: u64) -> Vec<usize> {
+    let mut random = SplitMix64(seed);
+    let mut order: Vec<usize> = (0..labels.len()).collect();
+    order.sort_by_key(|&index| labels[index]);
+    let mut classes: Vec<&mut [usize]> = order.chunk_by_mut(|&a, &b| labels[a] == labels[b]).collect();
+    for class in &mut classes {
+        random.shuffle(class);
+    }
+    // Without this, a last, incomplete round would always favour the first classes: the head of the distribution.
+    random.shuffle(&mut classes);
+    let longest = classes.iter().map(|class| class.len()).max().unwrap_or(0);
+    let rounds = (0..longest).flat_map(|round| classes.iter().filter_map(move |class| class.get(round).copied()));
+    rounds.take(n).collect()
+}
+
+/// Up to `n` different indices below `len`, each equally likely, in an order that the seed decides.
+pub fn uniform(len: usize, n: usize, seed: u64) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..len).collect();
+    SplitMix64(seed).shuffle(&mut order);
+    order.truncate(n);
+    order
+}
+
+/// Generator of Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014.
+struct SplitMix64(u64);
+
+impl SplitMix64 {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    /// A number below `bound`; the bias of the multiplication is below `bound / 2^64`.
+    fn below(&mut self, bound: usize) -> usize {
+        ((u128::from(self.next()) * bound as u128) >> 64) as usize
+    }
+
+    /// Fisher-Yates.
+    fn shuffle<T>(&mut self, items: &mut [T]) {
+        for i in (1..items.len()).rev() {
+            items.swap(i, self.below(i + 1));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    /// Class c has `counts[c]` images, interleaved.
+    fn labels(counts: &[usize]) -> Vec<u32> {
+        let most = counts.iter().copied().max().unwrap_or(0);
+        (0..most).flat_map(|i| (0..counts.len() as u32).filter(move |&c| i < counts[c as usize])).collect()
+    }
+
+    fn drawn(labels: &[u32], picked: &[usize], classes: usize) -> Vec<usize> {
+        (0..classes).map(|c| picked.iter().filter(|&&i| labels[i] as usize == c).count()).collect()
+    }
+
+    #[test]
+    fn rare_classes_give_all_they_have() {
+        let labels = labels(&[500, 3, 40, 1]);
+        let picked = class_balanced(&labels, 84, 7);
+        assert_eq!(picked.iter().collect::<HashSet<_>>().len(), 84);
+        assert_eq!(drawn(&labels, &picked, 4), [40, 3, 40, 1]);
+        assert_eq!(drawn(&labels, &picked[..4], 4), [1, 1, 1, 1]);
+        assert_eq!(class_balanced(&labels, 10_000, 7).len(), 544);
+        assert!(class_balanced(&[], 5, 7).is_empty());
+    }
+
+    #[test]
+    fn the_seed_decides_and_the_last_round_favours_nobody() {
+        let labels = labels(&[50; 10]);
+        assert_eq!(class_balanced(&labels, 25, 1), class_balanced(&labels, 25, 1));
+        assert_ne!(class_balanced(&labels, 25, 1), class_balanced(&labels, 25, 2));
+        let mut extra = [0; 10];
+        for seed in 0..400 {
+            for (class, count) in drawn(&labels, &class_balanced(&labels, 15, seed), 10).into_iter().enumerate() {
+                extra[class] += count - 1;
+            }
+        }
+        // 200 expected for each class, standard deviation 10.
+        assert!(extra.iter().all(|n| (150..=250).contains(n)), "{extra:?}");
+    }
+
+    #[test]
+    fn uniform_draws_every_image_equally_often() {
+        let mut hits = [0; 20];
+        for seed in 0..2000 {
+            let picked = uniform(20, 5, seed);
+            assert_eq!(picked.iter().collect::<HashSet<_>>().len(), 5);
+            picked.into_iter().for_each(|i| hits[i] += 1);
+        }
+        assert!(hits.iter().all(|n| (400..=600).contains(n)), "{hits:?}");
+        assert_eq!(uniform(3, 9, 0).len(), 3);
+        assert_eq!(uniform(1000, 4, 42), uniform(1000, 4, 42));
+    }
+
+    #[test]
+    fn the_generator_is_the_published_one() {
+        // First outputs for seed 1234567, as given by the reference implementation.
+        let mut random = SplitMix64(1_234_567);
+        assert_eq!([random.next(), random.next()], [6_457_827_717_110_365_317, 3_203_168_211_198_807_973]);
+    }
+}

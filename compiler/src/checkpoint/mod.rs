@@ -1,0 +1,178 @@
+//! Reading trained checkpoints: named `f32` tensors and the training configuration.
+//!
+//! Three containers are read: PyTorch's zip archive (`torch.save` since 1.6), the older stream of pickles followed by
+//! the storages, and `.safetensors`. Pickles go through [`ride_calibrate::pickle`], which executes nothing. Only the
+//! tensors of the model are loaded; the optimizer's state stays in the file.
+//!
+//! Files may be hostile: every size is checked against the file's length, and what is loaded altogether is limited by
+//! it too (see [`Budget`](budget::Budget)).
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufReader, Cursor, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+mod budget;
+mod config;
+mod legacy;
+mod locate;
+mod safetensors;
+mod state;
+mod storage;
+mod zip;
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+
+/// Largest `config.json` that is read, in bytes; the official ones have about 2 KB.
+const MAX_CONFIG: u64 = 16 << 20;
+
+/// One named tensor of a checkpoint.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Tensor {
+    /// Length of each dimension; empty for a scalar.
+    pub shape: Vec<usize>,
+    /// Elements in row-major order; as many as the product of `shape`, all finite.
+    pub data: Vec<f32>,
+}
+
+/// Where a checkpoint came from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Source {
+    /// The file with the weights; empty for [`from_bytes`].
+    pub weights: PathBuf,
+    /// The `config.json`, or `None` if the configuration pickled in the checkpoint was used.
+    pub config: Option<PathBuf>,
+}
+
+/// A trained model as its trainer saved it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Checkpoint {
+    /// The training configuration: `arch`, `data_loader` and so on.
+    pub config: Value,
+    /// The model's tensors, without the prefixes `module.` and `backbone.`. Whatever the type they were stored in.
+    pub tensors: BTreeMap<String, Tensor>,
+    /// The files that were read.
+    pub source: Source,
+    /// What a user may want to know about how the checkpoint was read, one sentence each.
+    pub notes: Vec<String>,
+}
+
+/// What a weights file holds.
+struct Contents {
+    tensors: BTreeMap<String, Tensor>,
+    /// The configuration pickled in the checkpoint, if it was asked for and is there.
+    config: Option<Value>,
+    notes: Vec<String>,
+}
+
+/// Loads a checkpoint.
+///
+/// `path` is a `.pth` or `.safetensors` file with `config.json` beside it, or a folder holding both. Of several `.pth`
+/// files in a folder, `checkpoint.pth` is taken, else `model_best.pth`, else the last by name, numbers counted.
+/// Without `config.json` the configuration pickled in the checkpoint is used.
+///
+/// # Errors
+/// Names the file or tensor and what was expected: no such file, no configuration, an unknown or damaged format, an
+/// unsupported element type, NaN or infinite weights, shapes beyond the file's size.
+pub fn load(path: &Path) -> Result<Checkpoint> {
+    let located = locate::locate(path)?;
+    let weights = &located.weights;
+    let config = match &located.config {
+        Some(file) => Some(read_config(file)?),
+        None => None,
+    };
+    let file = File::open(weights).with_context(|| format!("cannot open the checkpoint {}", weights.display()))?;
+    let contents = read(BufReader::new(file), config.is_none());
+    let contents = contents.with_context(|| format!("cannot read the checkpoint {}", weights.display()))?;
+    let mut notes = located.notes;
+    notes.extend(contents.notes);
+    let config = match (config, contents.config) {
+        (Some(config), _) => config,
+        (None, Some(config)) => {
+            notes.push(format!(
+                "there is no {}: the configuration pickled in the checkpoint is used",
+                located.expected_config.display()
+            ));
+            config
+        }
+        (None, None) => bail!(
+            "there is no {}, and {} holds no configuration of its own; put the config.json that the trainer wrote \
+             beside the checkpoint",
+            located.expected_config.display(),
+            weights.display()
+        ),
+    };
+    let source = Source { weights: located.weights, config: located.config };
+    Ok(Checkpoint { config, tensors: contents.tensors, source, notes })
+}
+
+/// Reads a checkpoint from memory: the bytes of a weights file and those of its `config.json`, if there is one.
+///
+/// # Errors
+/// As [`load`].
+pub fn from_bytes(weights: &[u8], config: Option<&[u8]>) -> Result<Checkpoint> {
+    let config = config.map(parse_config).transpose().context("config.json is not valid")?;
+    let contents = read(Cursor::new(weights), config.is_none())?;
+    let config = config.or(contents.config).context("there is no config.json, and the checkpoint holds none")?;
+    Ok(Checkpoint { config, tensors: contents.tensors, source: Source::default(), notes: contents.notes })
+}
+
+/// Reads a weights file of any known format.
+fn read<R: Read + Seek>(mut reader: R, want_config: bool) -> Result<Contents> {
+    let length = reader.seek(SeekFrom::End(0))?;
+    reader.rewind()?;
+    let mut start = Vec::new();
+    reader.by_ref().take(16).read_to_end(&mut start)?;
+    reader.rewind()?;
+    ensure!(length > 0, "the file is empty");
+    match start.as_slice() {
+        [b'P', b'K', 3 | 5, 4 | 6, ..] => zip::read(reader, length, want_config),
+        [0x80, 0..=5, ..] => legacy::read(reader, length, want_config),
+        [_, _, _, _, _, _, _, _, b'{', ..] => safetensors::read(reader, length),
+        [b'v', b'e', b'r', b's', b'i', b'o', b'n', b' ', ..] => {
+            bail!("this is a git-lfs pointer, not the checkpoint itself; fetch the file with `git lfs pull`")
+        }
+        _ => bail!(
+            "this is no checkpoint: expected a PyTorch file (a zip archive or a pickle) or safetensors, but it starts \
+             with \"{}\"",
+            start.escape_ascii()
+        ),
+    }
+}
+
+fn read_config(path: &Path) -> Result<Value> {
+    let what = || format!("cannot read {}", path.display());
+    let file = File::open(path).with_context(what)?;
+    let mut bytes = Vec::new();
+    file.take(MAX_CONFIG + 1).read_to_end(&mut bytes).with_context(what)?;
+    parse_config(&bytes).with_context(|| format!("{} is not valid", path.display()))
+}
+
+fn parse_config(bytes: &[u8]) -> Result<Value> {
+    ensure!(bytes.len() as u64 <= MAX_CONFIG, "it is larger than {} MB", MAX_CONFIG >> 20);
+    let config: Value = serde_json::from_slice(bytes)?;
+    ensure!(config.is_object(), "expected a JSON object with the key \"arch\"");
+    Ok(config)
+}
+
+/// Puts a tensor under its name without the prefixes of wrapping modules.
+fn insert(tensors: &mut BTreeMap<String, Tensor>, name: &str, tensor: Tensor) -> Result<()> {
+    let plain = strip_prefixes(name);
+    let previous = tensors.insert(plain.to_string(), tensor);
+    ensure!(previous.is_none(), "two tensors are called {plain:?} once module. and backbone. are taken off");
+    Ok(())
+}
+
+/// `DataParallel` adds `module.`, RIDE's model classes add `backbone.`; either may be there, repeatedly.
+fn strip_prefixes(mut name: &str) -> &str {
+    while let Some(rest) = name.strip_prefix("module.").or_else(|| name.strip_prefix("backbone.")) {
+        name = rest;
+    }
+    name
+}

@@ -1,0 +1,180 @@
+//! `ride-compile inspect`: what is in a checkpoint or an artifact.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use ride_compiler::artifact_file::{self, ArtifactFile};
+use ride_compiler::inspect::{ArtifactReport, CheckpointReport, InputReport, OpReport};
+use ride_compiler::{checkpoint, import};
+
+use super::table::{Table, grouped, millions};
+use super::ui::Ui;
+
+/// Show what is in a checkpoint or an artifact
+///
+/// Of an artifact: cost by number of experts, sections, kernels, and every operation with its scale and its place in
+/// the arena. Of a checkpoint: what would be compiled.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  ride-compile inspect my-ride.ride
+  ride-compile inspect runs/my-ride --json")]
+pub(crate) struct InspectArgs {
+    /// Artifact, checkpoint, or folder with a checkpoint
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+}
+
+pub(crate) fn run(args: &InspectArgs, ui: &mut Ui) -> Result<()> {
+    if artifact_file::is_artifact(&args.file)? {
+        let file = ArtifactFile::read(&args.file)?;
+        let report = ArtifactReport::of(file.model()?);
+        return ui.result(&report, |report| artifact_text(&args.file.display().to_string(), report));
+    }
+    let checkpoint = checkpoint::load(&args.file)?;
+    let imported = import::network(&checkpoint, &import::ImportOptions::default())
+        .with_context(|| format!("cannot import the model {}", checkpoint.source.weights.display()))?;
+    let report = CheckpointReport::of(&checkpoint, &imported)?;
+    ui.result(&report, checkpoint_text)
+}
+
+fn shape([height, width, channels]: [usize; 3]) -> String {
+    format!("{height}x{width}x{channels}")
+}
+
+fn input_text(input: &InputReport) -> String {
+    let resize = input.resize.map_or_else(String::new, |n| format!(", shorter side resized to {n}"));
+    let InputReport { height, width, channels, mean, std, .. } = input;
+    format!("  input        {height}x{width}x{channels} u8{resize}; mean {mean:?}, std {std:?}\n")
+}
+
+fn artifact_text(name: &str, r: &ArtifactReport) -> String {
+    let mut out = format!("{name}: artifact of a {} for {}\n", r.arch, r.target);
+    out += &input_text(&r.input);
+    let groups = r.groups.map_or_else(
+        || "training counts unknown".to_owned(),
+        |[many, medium, few]| format!("{many} many-shot, {medium} medium-shot, {few} few-shot"),
+    );
+    let named = if r.class_names { "named" } else { "without names" };
+    out += &format!("  classes      {}, {named} ({groups})\n", r.classes);
+    let routed = if r.routed { "routed" } else { "no routers" };
+    out += &format!("  experts      {}, {routed}\n", r.experts);
+    out += &format!(
+        "  size         {} bytes; int8 weights {} + {:.1} %\n",
+        grouped(r.cost.bytes),
+        grouped(r.cost.weight_bytes),
+        100.0 * (r.cost.bytes as f64 / r.cost.weight_bytes.max(1) as f64 - 1.0)
+    );
+    out += &format!(
+        "  arena        {} bytes = {:.3} x liveness bound of {}\n",
+        grouped(r.cost.arena_bytes),
+        r.arena_ratio,
+        grouped(r.cost.liveness_bytes)
+    );
+    out += &format!("  arithmetic   int8, residual stream {} bits, weight layout {}\n", r.residual_bits, r.layout);
+    out += &format!("  self-test    {} golden vectors\n", r.golden_vectors);
+    out += &format!("  float model  fingerprint {}\n", r.fingerprint);
+    out += "\nparts\n";
+    out += &parts_table(r).text();
+    out += "\nkernels for this layout\n";
+    let mut kernels = Table::new(&["kernel", "instructions", "on this machine"]);
+    for k in &r.kernels {
+        let here = if k.chosen { "chosen" } else if k.available { "available" } else { "-" };
+        kernels.row([k.kernel.to_owned(), k.isa.to_owned(), here.to_owned()]);
+    }
+    out += &kernels.text();
+    out += "\nsections\n";
+    let mut sections = Table::new(&["section", "at", "bytes", "crc32"]);
+    for s in &r.sections {
+        let name = if matches!(s.kind, "expert" | "router") { format!("{} {}", s.kind, s.index) } else { s.kind.into() };
+        sections.row([name, grouped(s.at as u64), grouped(s.bytes as u64), s.crc32.clone()]);
+    }
+    out += &sections.text();
+    out += "\narena\n";
+    let mut regions = Table::new(&["region", "at", "bytes"]);
+    for region in &r.regions {
+        regions.row([region.name.to_owned(), grouped(region.at as u64), grouped(region.len as u64)]);
+    }
+    out += &regions.text();
+    for part in &r.parts {
+        out += &format!("\n{}\n", part.name);
+        out += &ops_table(&part.ops).text();
+    }
+    out
+}
+
+fn parts_table(r: &ArtifactReport) -> Table {
+    let mut table = Table::new(&["part", "ops", "M MAC", "bytes", "int8 weights"]);
+    for p in &r.parts {
+        let bytes = [p.bytes as u64, p.weight_bytes].map(grouped);
+        let [all, weights] = bytes;
+        table.row([p.name.clone(), p.ops.len().to_string(), format!("{:.3}", p.macs as f64 / 1e6), all, weights]);
+    }
+    for p in &r.routers {
+        let name = format!("{} (top {}, {} hidden, threshold {})", p.name, p.top_k, p.hidden, p.threshold);
+        table.row([name, "1".to_owned(), format!("{:.3}", p.macs as f64 / 1e6), grouped(p.bytes as u64), String::new()]);
+    }
+    for (n, &macs) in r.cost.macs.iter().enumerate() {
+        table.row([format!("sample with {}", n + 1), String::new(), format!("{:.3}", macs as f64 / 1e6)]);
+    }
+    table
+}
+
+fn ops_table(ops: &[OpReport]) -> Table {
+    let mut table = Table::new(&["operation", "kind", "output", "M MAC", "scale", "zero", "bits", "reads", "writes"]);
+    let places = |regions: &[[usize; 2]]| {
+        let shown: Vec<String> = regions.iter().map(|[at, len]| format!("{at}+{len}")).collect();
+        shown.join(" ")
+    };
+    for op in ops {
+        table.row([
+            op.name.clone(),
+            format!("{} {}", op.kind, op.detail),
+            shape(op.output),
+            format!("{:.3}", op.macs as f64 / 1e6),
+            format!("{:.3e}", op.scale),
+            op.zero_point.to_string(),
+            op.bits.to_string(),
+            places(&op.reads),
+            places(&op.writes),
+        ]);
+    }
+    table
+}
+
+fn checkpoint_text(r: &CheckpointReport) -> String {
+    let mut out = format!("{}: {} checkpoint\n", r.weights, r.arch);
+    out += &format!("  config       {}\n", r.config.as_deref().unwrap_or("pickled in the checkpoint"));
+    out += &input_text(&r.input);
+    out += &format!("  classes      {}\n", r.classes);
+    let routed = if r.routed { "routed" } else { "no routers" };
+    out += &format!("  experts      {}, {routed}\n", r.experts);
+    out += &format!("  parameters   {} with batch normalisation folded in\n", grouped(r.parameters));
+    let macs: Vec<String> = r.macs.iter().map(|&macs| millions(macs)).collect();
+    out += &format!("  M MAC        {} for 1..={} experts\n", macs.join(" / "), r.experts);
+    out += &format!("  fingerprint  {}\n", r.fingerprint);
+    for (what, lines) in [("note", &r.notes), ("warning", &r.warnings)] {
+        lines.iter().for_each(|line| out += &format!("  {what}: {line}\n"));
+    }
+    out += "\nparts\n";
+    let mut parts = Table::new(&["part", "nodes", "M MAC", "parameters"]);
+    for p in &r.parts {
+        parts.row([p.name.clone(), p.ops.len().to_string(), format!("{:.3}", p.macs as f64 / 1e6), grouped(p.parameters)]);
+    }
+    for p in &r.routers {
+        let name = format!("{} (top {}, {} hidden)", p.name, p.top_k, p.hidden);
+        parts.row([name, "1".to_owned(), String::new(), grouped(p.parameters)]);
+    }
+    out += &parts.text();
+    for part in &r.parts {
+        out += &format!("\n{}\n", part.name);
+        let mut ops = Table::new(&["node", "kind", "output", "M MAC", "parameters"]);
+        for op in &part.ops {
+            let macs = format!("{:.3}", op.macs as f64 / 1e6);
+            ops.row([op.name.clone(), op.kind.to_owned(), shape(op.output), macs, grouped(op.parameters)]);
+        }
+        out += &ops.text();
+    }
+    out
+}

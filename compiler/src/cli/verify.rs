@@ -1,0 +1,176 @@
+//! `ride-compile verify`: what int8 made of the float model.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use ride_calibrate::data::Split;
+use ride_calibrate::metrics::ScoreReport;
+use ride_compiler::artifact_file::ArtifactFile;
+use ride_compiler::import::ImportOptions;
+use ride_compiler::verify::{self, Report, Settings};
+use ride_runtime::Model;
+use serde::Serialize;
+
+use super::exit::Failed;
+use super::inputs::{self, DataArgs};
+use super::table::{Table, number};
+use super::ui::Ui;
+
+/// Rows of the table of worst layers.
+const WORST: usize = 5;
+
+/// Compare an artifact with the float model that it was built from
+///
+/// Both sides classify the same images, routing included. Reported are accuracies by class group, how many images use
+/// how many experts, how often both sides agree, and the signal-to-noise ratio of logits and of every layer.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  ride-compile verify my-ride.ride --model runs/my-ride --data cifar-100-binary
+  ride-compile verify my-ride.ride --model runs/my-ride --data test/ --fail-below-agreement 97 --fail-top1-drop 0.5")]
+pub(crate) struct VerifyArgs {
+    /// Artifact to verify
+    #[arg(value_name = "ARTIFACT")]
+    artifact: PathBuf,
+    /// Checkpoint that it was built from, or its folder
+    #[arg(long, value_name = "MODEL")]
+    model: PathBuf,
+    #[command(flatten)]
+    data: DataArgs,
+    /// Verify at most N images: the first ones, or, of a folder of class folders, N spread evenly over it
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    limit: Option<u32>,
+    /// Resize the shorter side of images to N pixels instead of as the artifact says
+    #[arg(long, value_name = "N")]
+    resize: Option<usize>,
+    /// Training images of each class, one integer a line, for an artifact that was built without
+    #[arg(long, value_name = "FILE")]
+    class_counts: Option<PathBuf>,
+    /// Fail with exit code 2 if fewer than X percent of the images get the float model's class
+    #[arg(long, value_name = "X", help_heading = "Gates")]
+    fail_below_agreement: Option<f64>,
+    /// Fail with exit code 2 if int8 loses more than X points of routed top-1 accuracy
+    #[arg(long, value_name = "X", help_heading = "Gates")]
+    fail_top1_drop: Option<f64>,
+}
+
+#[derive(Serialize)]
+struct Summary<'s> {
+    #[serde(flatten)]
+    report: &'s Report,
+    /// What the gates object to; empty if they hold or there are none.
+    failures: &'s [String],
+    warnings: &'s [String],
+}
+
+pub(crate) fn run(args: &VerifyArgs, ui: &mut Ui) -> Result<()> {
+    let file = ArtifactFile::read(&args.artifact)?;
+    let model = file.model()?;
+    let imported = inputs::load(&args.model, &as_built(model), ui)?;
+    verify::check_same_model(model, &imported.network)?;
+    let preprocess = inputs::preprocess_of(model, args.resize);
+    let data = args.data.open(&preprocess, Split::Test)?.context("--data is needed to verify")?;
+    let settings = Settings {
+        limit: args.limit.map(|limit| limit as usize),
+        class_counts: match &args.class_counts {
+            Some(counts) => inputs::counts_of(counts, model.classes())?,
+            None => Vec::new(),
+        },
+    };
+    let bar = ui.progress("verifying");
+    let report = verify::verify(model, &imported.network, &data, &settings, &|total| bar.step(total))?;
+    drop(bar);
+    if !report.groups_known {
+        ui.warn("training counts are unknown, so there are no class groups; --class-counts gives them");
+    }
+    let failures = args.failures(&report);
+    let summary = Summary { report: &report, failures: &failures, warnings: ui.warnings() };
+    ui.result(&summary, |s| text(s.report))?;
+    if failures.is_empty() { Ok(()) } else { Err(Failed(failures.join("; ")).into()) }
+}
+
+/// The input as it was when the artifact was built, so that overrides need not be repeated.
+fn as_built(model: Model<'_>) -> ImportOptions {
+    let (height, width, channels) = model.input();
+    ImportOptions {
+        mean: Some((0..channels).map(|c| model.mean(c)).collect()),
+        std: Some((0..channels).map(|c| model.std(c)).collect()),
+        input_size: Some([height, width]),
+        resize: model.resize(),
+    }
+}
+
+impl VerifyArgs {
+    /// What the gates object to.
+    fn failures(&self, report: &Report) -> Vec<String> {
+        let mut failures = Vec::new();
+        let agreement = report.routed.agreement.top1.unwrap_or(0.0);
+        if let Some(limit) = self.fail_below_agreement.filter(|&limit| agreement < limit) {
+            failures.push(format!("verification failed: top-1 agreement is {agreement:.2} %, below {limit} %"));
+        }
+        let top1 = |side: &ScoreReport| side.top1.unwrap_or(0.0);
+        let drop = top1(&report.routed.float) - top1(&report.routed.int8);
+        if let Some(limit) = self.fail_top1_drop.filter(|&limit| drop > limit) {
+            failures.push(format!("verification failed: int8 loses {drop:.2} points of top-1, more than {limit}"));
+        }
+        failures
+    }
+}
+
+fn text(report: &Report) -> String {
+    let r = &report.routed;
+    let mut out = format!("{} images, routed ({})\n", r.images, report.kernel);
+    out += &sides(&r.float, &r.int8).text();
+    out += "\nagreement of int8 with float\n";
+    out += &agreement(report).text();
+    out += "\nfixed number of experts, no routing\n";
+    let mut fixed = Table::new(&["experts", "float top-1 %", "int8 top-1 %", "agreement %", "logits SQNR dB"]);
+    for f in &report.fixed {
+        let percent = |v: f64| format!("{v:.2}");
+        let cells = [f.float_top1, f.int8_top1, f.agreement].map(percent);
+        let [float, int8, same] = cells;
+        fixed.row([f.experts.to_string(), float, int8, same, number(f.sqnr_db, 1)]);
+    }
+    out += &fixed.text();
+    let mut worst: Vec<_> = r.layers.iter().filter_map(|l| Some((l.sqnr_db?, &l.name))).collect();
+    worst.sort_by(|a, b| a.0.total_cmp(&b.0));
+    out += &format!("\nlayers with the lowest SQNR, {} images\n", report.layers_images);
+    let mut table = Table::new(&["layer", "SQNR dB"]);
+    worst.iter().take(WORST).for_each(|(db, name)| table.row([(*name).clone(), format!("{db:.1}")]));
+    out + &table.text()
+}
+
+/// Accuracies and use of experts of both sides.
+fn sides(float: &ScoreReport, int8: &ScoreReport) -> Table {
+    let mut table = Table::new(&["", "float", "int8", "change"]);
+    let mut row = |name: &str, a: Option<f64>, b: Option<f64>, decimals: usize| {
+        let change = a.zip(b).map_or_else(|| "-".to_owned(), |(a, b)| format!("{:+.decimals$}", b - a));
+        table.row([name.to_owned(), number(a, decimals), number(b, decimals), change]);
+    };
+    row("top-1 %", float.top1, int8.top1, 2);
+    row("many-shot %", float.many, int8.many, 2);
+    row("medium-shot %", float.medium, int8.medium, 2);
+    row("few-shot %", float.few, int8.few, 2);
+    for (n, (a, b)) in float.experts.iter().zip(&int8.experts).enumerate() {
+        let plural = if n == 0 { "expert" } else { "experts" };
+        row(&format!("{} {plural}, % of images", n + 1), Some(100.0 * a), Some(100.0 * b), 2);
+    }
+    row("mean experts", float.mean_experts, int8.mean_experts, 4);
+    table
+}
+
+fn agreement(report: &Report) -> Table {
+    let a = &report.routed.agreement;
+    let mut table = Table::new(&["", ""]);
+    let percent = |v: Option<f64>| format!("{} %", number(v, 2));
+    table.row(["same class".to_owned(), percent(a.top1)]);
+    table.row(["router decisions reached by both".to_owned(), percent(a.route)]);
+    for (n, &router) in a.routers.iter().enumerate() {
+        table.row([format!("  router {n}"), percent(router)]);
+    }
+    table.row(["same number of experts".to_owned(), percent(a.same_experts)]);
+    table.row(["change of mean experts".to_owned(), percent(report.experts_change_percent)]);
+    table.row(["SQNR of logits, all experts".to_owned(), format!("{} dB", number(report.routed.sqnr_db, 2))]);
+    table
+}

@@ -1,0 +1,214 @@
+//! Stem, stages and residual blocks, with batch normalisation folded into the convolutions.
+
+use anyhow::{Context, Result, ensure};
+
+use super::arch::Block;
+use super::head;
+use super::spec::Spec;
+use super::tensors::Tensors;
+use crate::network::{Conv, Expert, Node, Op, Part, ValueId};
+
+/// PyTorch's default epsilon of batch normalisation.
+const EPSILON: f64 = 1e-5;
+/// Images have three channels.
+const IMAGE_CHANNELS: usize = 3;
+
+/// A convolution without its parameters.
+#[derive(Clone, Copy)]
+struct Geometry {
+    input: usize,
+    output: usize,
+    kernel: usize,
+    stride: usize,
+    groups: usize,
+}
+
+/// Grows a [`Part`].
+struct Builder<'t, 'a> {
+    part: Part,
+    tensors: &'t mut Tensors<'a>,
+}
+
+/// Where a tensor's module and the nodes made of it have their names.
+struct Place {
+    /// Name of the module in the checkpoint, such as `layer2s.0.4`.
+    module: String,
+    /// Name of the nodes within the part, such as `layer2.4`.
+    node: String,
+}
+
+/// The stages that all experts share.
+pub(super) fn stem(spec: &Spec, tensors: &mut Tensors<'_>) -> Result<Part> {
+    let mut builder = Builder::new("stem", tensors);
+    let (kernel, stride, output) = spec.arch.family.first;
+    let first = Geometry { input: IMAGE_CHANNELS, output, kernel, stride, groups: 1 };
+    let mut value = builder.conv("conv1", ("conv1", "bn1"), first, 0)?;
+    value = builder.push("relu1", Op::Relu, vec![value]);
+    if spec.arch.family.max_pool {
+        value = builder.push("maxpool", Op::MaxPool { kernel: 3, stride: 2, padding: 1 }, vec![value]);
+    }
+    let mut channels = output;
+    for stage in 0..spec.shared {
+        let module = format!("layer{}", stage + 1);
+        value = builder.stage(spec, stage, &module, channels, value)?;
+        channels = spec.channels(stage);
+    }
+    Ok(builder.part)
+}
+
+/// The stages and the classifier of one expert.
+pub(super) fn expert(spec: &Spec, index: usize, tensors: &mut Tensors<'_>) -> Result<Expert> {
+    let mut builder = Builder::new(&format!("expert{index}"), tensors);
+    let mut value = 0;
+    for stage in spec.shared..spec.widths.len() {
+        let module = spec.of_expert(&format!("layer{}", stage + 1), index);
+        let channels = spec.channels(stage - 1);
+        value = builder.stage(spec, stage, &module, channels, value)?;
+    }
+    let trunk = builder.part;
+    Ok(Expert { trunk, head: head::classifier(spec, index, tensors)? })
+}
+
+impl<'t, 'a> Builder<'t, 'a> {
+    fn new(name: &str, tensors: &'t mut Tensors<'a>) -> Self {
+        Self { part: Part { name: name.to_string(), nodes: Vec::new() }, tensors }
+    }
+
+    fn push(&mut self, name: &str, op: Op, inputs: Vec<ValueId>) -> ValueId {
+        let name = format!("{}.{name}", self.part.name);
+        self.part.nodes.push(Node { name, op, inputs });
+        self.part.nodes.len()
+    }
+
+    fn conv(&mut self, name: &str, modules: (&str, &str), geometry: Geometry, input: ValueId) -> Result<ValueId> {
+        let conv = convolution(self.tensors, modules, geometry)?;
+        Ok(self.push(name, Op::Conv(conv), vec![input]))
+    }
+
+    /// A stage of residual blocks, counted from 0; returns its output.
+    fn stage(&mut self, spec: &Spec, stage: usize, module: &str, input: usize, value: ValueId) -> Result<ValueId> {
+        let (mut value, mut input) = (value, input);
+        for block in 0..spec.arch.depths[stage] {
+            let stride = if block == 0 { spec.arch.family.stages[stage].stride } else { 1 };
+            let place = Place { module: format!("{module}.{block}"), node: format!("layer{}.{block}", stage + 1) };
+            let shape = BlockShape { kind: spec.arch.block, input, planes: spec.widths[stage], stride };
+            value = self.block(&place, &shape, value)?;
+            input = shape.output();
+        }
+        Ok(value)
+    }
+
+    /// Convolutions with ReLU in between, the shortcut, their sum and a last ReLU.
+    fn block(&mut self, place: &Place, shape: &BlockShape, input: ValueId) -> Result<ValueId> {
+        let Place { module, node } = place;
+        let convolutions = shape.convolutions();
+        let mut value = input;
+        for (index, geometry) in convolutions.iter().enumerate() {
+            let number = index + 1;
+            let modules = (format!("{module}.conv{number}"), format!("{module}.bn{number}"));
+            value = self.conv(&format!("{node}.conv{number}"), (&modules.0, &modules.1), *geometry, value)?;
+            if number < convolutions.len() {
+                value = self.push(&format!("{node}.relu{number}"), Op::Relu, vec![value]);
+            }
+        }
+        let shortcut = self.shortcut(place, shape, input)?;
+        let sum = self.push(&format!("{node}.add"), Op::Add, vec![value, shortcut]);
+        Ok(self.push(&format!("{node}.relu{}", convolutions.len()), Op::Relu, vec![sum]))
+    }
+
+    fn shortcut(&mut self, place: &Place, shape: &BlockShape, input: ValueId) -> Result<ValueId> {
+        let Place { module, node } = place;
+        let output = shape.output();
+        if shape.stride == 1 && shape.input == output {
+            return Ok(input);
+        }
+        if shape.kind == Block::OptionA {
+            let wider = output.checked_sub(shape.input).filter(|wider| wider.is_multiple_of(2));
+            let pad = wider.with_context(|| {
+                format!(
+                    "the option-A shortcut of {module} pads {} channels to {output}, which must be an even number \
+                     more; see layer2_output_dim and layer3_output_dim in config.json",
+                    shape.input
+                )
+            })? / 2;
+            let op = Op::Shortcut { stride: shape.stride, before: pad, after: pad };
+            return Ok(self.push(&format!("{node}.shortcut"), op, vec![input]));
+        }
+        let geometry = Geometry { input: shape.input, output, kernel: 1, stride: shape.stride, groups: 1 };
+        let modules = (format!("{module}.downsample.0"), format!("{module}.downsample.1"));
+        self.conv(&format!("{node}.downsample"), (&modules.0, &modules.1), geometry, input)
+    }
+}
+
+/// Widths and stride of a residual block.
+struct BlockShape {
+    kind: Block,
+    input: usize,
+    planes: usize,
+    stride: usize,
+}
+
+impl BlockShape {
+    fn output(&self) -> usize {
+        self.planes * self.kind.expansion()
+    }
+
+    fn convolutions(&self) -> Vec<Geometry> {
+        let Self { kind, input, planes, stride } = *self;
+        let (inner, output) = (kind.inner(planes), self.output());
+        let conv = |input, output, kernel, stride, groups| Geometry { input, output, kernel, stride, groups };
+        match kind {
+            Block::OptionA | Block::Basic => vec![conv(input, planes, 3, stride, 1), conv(planes, planes, 3, 1, 1)],
+            Block::Bottleneck | Block::Next => vec![
+                conv(input, inner, 1, 1, 1),
+                conv(inner, inner, 3, stride, kind.groups()),
+                conv(inner, output, 1, 1, 1),
+            ],
+        }
+    }
+}
+
+/// A convolution with the batch normalisation behind it folded in, both in double precision:
+/// `w' = w * g / sqrt(v + eps)` and `b' = b - m * g / sqrt(v + eps)`.
+fn convolution(tensors: &mut Tensors<'_>, modules: (&str, &str), geometry: Geometry) -> Result<Conv> {
+    let Geometry { input, output, kernel, stride, groups } = geometry;
+    let (conv, norm) = modules;
+    let depth = input / groups;
+    let name = format!("{conv}.weight");
+    // OIHW, as PyTorch has it.
+    let weight = tensors.take(&name, &[output, depth, kernel, kernel])?;
+    let mut parameter = |field: &str| tensors.take(&format!("{norm}.{field}"), &[output]);
+    let (gamma, beta) = (parameter("weight")?, parameter("bias")?);
+    let (mean, variance) = (parameter("running_mean")?, parameter("running_var")?);
+    let window = kernel * kernel;
+    let mut folded = Vec::with_capacity(weight.len());
+    let mut bias = Vec::with_capacity(output);
+    for channel in 0..output {
+        let spread = f64::from(variance[channel]) + EPSILON;
+        ensure!(
+            variance[channel] >= 0.0,
+            "{norm}.running_var[{channel}] is {}; a variance is never negative",
+            variance[channel]
+        );
+        let factor = f64::from(gamma[channel]) / spread.sqrt();
+        bias.push((f64::from(beta[channel]) - f64::from(mean[channel]) * factor) as f32);
+        let filter = &weight[channel * depth * window..][..depth * window];
+        for pixel in 0..window {
+            folded.extend((0..depth).map(|i| (f64::from(filter[i * window + pixel]) * factor) as f32));
+        }
+    }
+    ensure!(
+        folded.iter().chain(&bias).all(|value| value.is_finite()),
+        "folding {norm} into {name} gives values beyond the range of f32"
+    );
+    Ok(Conv {
+        weight: folded,
+        bias,
+        out_channels: output,
+        in_channels: input,
+        kernel,
+        stride,
+        padding: kernel / 2,
+        groups,
+    })
+}

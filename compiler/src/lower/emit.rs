@@ -1,0 +1,456 @@
+//! Places buffers, writes sections, computes the golden vectors.
+
+use anyhow::{Context, Result, anyhow, ensure};
+use ride_runtime::format::header::{Kind as SectionKind, model as field};
+use ride_runtime::format::record::{PART_HEAD, RECORD_LEN, ROUTER_HEAD, encode, encode_router};
+use ride_runtime::format::writer::{Section, write};
+use ride_runtime::op::{self, ConvShape, Layout, Op, Planes, Source, Span, feature_norm_at};
+use ride_runtime::{Model, Session, golden};
+
+use super::Request;
+use super::arena::{Buffer, lower_bound, plan};
+use super::layers::{ConvInput, DenseConstants, DenseLayer, conv};
+use super::program::{Input, Kind, PartProgram, Program, Step, ValueIx};
+use super::quant::Quant;
+use super::weights::multiplier;
+use crate::memory::AlignedBytes;
+use crate::network::{Expert, Routing};
+
+/// Seeds that are searched for golden vectors.
+const GOLDEN_SEEDS: u32 = 256;
+/// Golden vectors of each number of experts used.
+const GOLDEN_EACH: usize = 2;
+/// Constants of vector kernels start at multiples of this.
+const WEIGHT_ALIGN: usize = 64;
+
+/// Builds the artifact.
+pub(super) fn artifact(request: &Request<'_>, program: &Program<'_>, quants: &[Quant]) -> Result<Vec<u8>> {
+    let emitter = Emitter::new(request, program, quants)?;
+    let mut names = Names::default();
+    let stem = emitter.part(&program.stem, &mut names, None)?;
+    let mut experts = Vec::new();
+    for (i, part) in program.experts.iter().enumerate() {
+        experts.push(emitter.part(part, &mut names, Some(i))?);
+    }
+    let routers = emitter.routers()?;
+    let model = emitter.model_section();
+    let classes = emitter.classes_section()?;
+    let assemble = |golden: &[u8]| -> Result<Vec<u8>> {
+        let mut sections = vec![
+            Section { kind: SectionKind::Model, index: 0, content: &model },
+            Section { kind: SectionKind::Classes, index: 0, content: &classes },
+            Section { kind: SectionKind::Names, index: 0, content: &names.0 },
+            Section { kind: SectionKind::Stem, index: 0, content: &stem },
+        ];
+        for (kind, contents) in [(SectionKind::Expert, &experts), (SectionKind::Router, &routers)] {
+            for (index, content) in (0u16..).zip(contents) {
+                sections.push(Section { kind, index, content });
+            }
+        }
+        sections.push(Section { kind: SectionKind::Golden, index: 0, content: golden });
+        let mut out = Vec::new();
+        write(&sections, &mut out).context("the artifact would be larger than 4 GiB")?;
+        Ok(out)
+    };
+    let draft = assemble(&0u32.to_le_bytes())?;
+    assemble(&golden_section(&draft)?)
+}
+
+/// Runs synthetic images on the finished program and keeps a few for each number of experts.
+fn golden_section(draft: &[u8]) -> Result<Vec<u8>> {
+    let draft = AlignedBytes::copy_of(draft);
+    let model = Model::parse(&draft).map_err(|e| anyhow!("the compiler wrote an artifact that the runtime refuses: {e}"))?;
+    let mut arena = AlignedBytes::zeroed(model.arena_len());
+    let mut session = Session::new(model, &mut arena)?;
+    let mut pixels = vec![0; model.input_len()];
+    let mut found = vec![0usize; model.experts() + 1];
+    let seeds = if model.routed() { GOLDEN_SEEDS } else { GOLDEN_EACH as u32 };
+    let mut vectors = Vec::new();
+    for seed in 1..=seeds {
+        let v = golden::compute(&mut session, seed, &mut pixels)?;
+        let same = &mut found[v.experts as usize];
+        if *same < GOLDEN_EACH {
+            *same += 1;
+            vectors.push(v);
+        }
+        if found[1..].iter().all(|&n| n == GOLDEN_EACH) {
+            break;
+        }
+    }
+    let mut out = (vectors.len() as u32).to_le_bytes().to_vec();
+    vectors.iter().for_each(|v| out.extend(v.encode()));
+    Ok(out)
+}
+
+/// Names of operations: length, then UTF-8.
+#[derive(Default)]
+struct Names(Vec<u8>);
+
+impl Names {
+    fn add(&mut self, name: &str) -> Result<u32> {
+        let at = u32::try_from(self.0.len())?;
+        let mut end = name.len().min(255);
+        while !name.is_char_boundary(end) {
+            end -= 1;
+        }
+        self.0.push(end as u8);
+        self.0.extend_from_slice(&name.as_bytes()[..end]);
+        Ok(at)
+    }
+}
+
+/// Offsets of everything in the arena.
+struct Places {
+    values: Vec<Planes>,
+    feature: usize,
+    logits: usize,
+    sum: usize,
+    scratch: usize,
+    scratch_len: usize,
+    arena: usize,
+    bound: usize,
+}
+
+struct Emitter<'r, 'n> {
+    request: &'r Request<'n>,
+    program: &'r Program<'n>,
+    quants: &'r [Quant],
+    layout: Layout,
+    places: Places,
+}
+
+/// Constants behind a part's records.
+struct PartWriter {
+    records: Vec<op::Step>,
+    constants: Vec<u8>,
+    first: usize,
+}
+
+impl PartWriter {
+    fn new(count: usize) -> Self {
+        PartWriter { records: Vec::new(), constants: Vec::new(), first: PART_HEAD + count * RECORD_LEN }
+    }
+
+    fn constant(&mut self, bytes: &[u8], align: usize) -> Result<Span> {
+        let at = (self.first + self.constants.len()).next_multiple_of(align);
+        self.constants.resize(at - self.first, 0);
+        self.constants.extend_from_slice(bytes);
+        Ok(Span { at: u32::try_from(at)?, len: u32::try_from(bytes.len())? })
+    }
+
+    fn finish(self) -> Vec<u8> {
+        let mut out = vec![0; PART_HEAD];
+        out[..4].copy_from_slice(&(self.records.len() as u32).to_le_bytes());
+        self.records.iter().for_each(|r| out.extend_from_slice(&encode(r)));
+        out.extend(self.constants);
+        out
+    }
+}
+
+fn small<T: TryFrom<usize>>(what: &str, n: usize) -> Result<T> {
+    T::try_from(n).map_err(|_| anyhow!("{what} {n} is too large for the artifact format"))
+}
+
+impl<'r, 'n> Emitter<'r, 'n> {
+    fn new(request: &'r Request<'n>, program: &'r Program<'n>, quants: &'r [Quant]) -> Result<Self> {
+        let layout = request.target.layout();
+        let places = place(request, program, quants, layout)?;
+        Ok(Emitter { request, program, quants, layout, places })
+    }
+
+    /// A part's section; an expert's also pools and classifies.
+    fn part(&self, part: &PartProgram<'n>, names: &mut Names, expert: Option<usize>) -> Result<Vec<u8>> {
+        let count = part.steps.len() + if expert.is_some() { 2 } else { 0 };
+        let mut writer = PartWriter::new(count);
+        for step in &part.steps {
+            let name = names.add(&self.program.values[step.output].name)?;
+            let op = self.step(step, &mut writer).with_context(|| step.name.clone())?;
+            let scale = self.quants[step.output].output_scale() as f32;
+            writer.records.push(op::Step { op, name, scale });
+        }
+        if let Some(i) = expert {
+            self.classifier(i, part, names, &mut writer).with_context(|| format!("expert{i}.head"))?;
+        }
+        Ok(writer.finish())
+    }
+
+    fn step(&self, step: &Step<'n>, writer: &mut PartWriter) -> Result<Op> {
+        let quant = &self.quants[step.output];
+        let out = self.places.values[step.output];
+        match &step.kind {
+            Kind::Conv { conv: c, relu, accumulate } => {
+                let shape = conv_shape(self.request, self.program, step)?;
+                ensure!(c.groups == 1, "convolutions with {} groups cannot be compiled to int8 yet", c.groups);
+                let (source, input) = match step.input {
+                    Input::Image => (Source::Image, ConvInput::Image(&self.request.network.input)),
+                    Input::Value(v) => {
+                        let means = self.request.table.values.get(&self.program.values[v].name).map(|e| &e.mean[..]);
+                        let means = means.filter(|m| m.len() == c.in_channels);
+                        (Source::Arena(self.places.values[v].hi), ConvInput::Activation(self.quants[v], means))
+                    }
+                };
+                let constants = conv(c, &shape, &input, quant, self.layout)?;
+                Ok(Op::Conv(op::Conv {
+                    shape,
+                    source,
+                    out,
+                    accumulate: accumulate.is_some(),
+                    limits: quant.limits(*relu),
+                    border: input.border(c.in_channels),
+                    weights: writer.constant(&constants.weights, WEIGHT_ALIGN)?,
+                    params: writer.constant(&constants.params, 4)?,
+                    layout: self.layout,
+                    acc_bits: constants.acc_bits,
+                }))
+            }
+            Kind::Shortcut { stride, before } => {
+                let Input::Value(v) = step.input else { return Err(anyhow!("the image cannot be a shortcut")) };
+                let (from, shape) = (&self.quants[v], self.program.values[v].shape);
+                let (multiplier, right_shift) = multiplier(from.output_scale() / quant.requantized_scale())?;
+                Ok(Op::Shortcut(op::Shortcut {
+                    in_h: small("height", shape.height)?,
+                    in_w: small("width", shape.width)?,
+                    in_c: small("channels", shape.channels)?,
+                    out_c: small("channels", self.program.values[step.output].shape.channels)?,
+                    stride: small("stride", *stride)?,
+                    before: small("padding", *before)?,
+                    source: self.places.values[v],
+                    out,
+                    in_zero: from.output_zero(),
+                    limits: quant.limits(false),
+                    multiplier,
+                    right_shift,
+                }))
+            }
+        }
+    }
+
+    fn classifier(&self, i: usize, part: &PartProgram<'n>, names: &mut Names, writer: &mut PartWriter) -> Result<()> {
+        let Input::Value(v) = part.output else { return Err(anyhow!("an expert without layers cannot be compiled")) };
+        let head = &self.request.network.experts[i].head;
+        let (pool, feature_scale) = self.pool(v, head.features)?;
+        let name = names.add(&format!("expert{i}.pool"))?;
+        writer.records.push(op::Step { op: Op::Pool(pool), name, scale: feature_scale as f32 });
+        let Expert { head, .. } = &self.request.network.experts[i];
+        let layer =
+            DenseLayer { weight: &head.weight, bias: &head.bias, features: head.features, normalize: head.normalize };
+        let DenseConstants { mut dense, weights, params } = layer.quantize(feature_scale, self.layout)?;
+        dense.weights = writer.constant(&weights, WEIGHT_ALIGN)?;
+        dense.params = writer.constant(&params, 4)?;
+        let name = names.add(&format!("expert{i}.head"))?;
+        let (source, out) = (self.places.feature as u32, self.places.logits as u32);
+        writer.records.push(op::Step { op: Op::Head(op::Head { dense, source, out }), name, scale: 1.0 });
+        Ok(())
+    }
+
+    /// The pooling of value `v`, and the real value of one integer step of its feature.
+    fn pool(&self, v: ValueIx, features: usize) -> Result<(op::Pool, f64)> {
+        let (shape, quant) = (self.program.values[v].shape, &self.quants[v]);
+        ensure!(shape.channels == features, "the classifier takes {features} features, the trunk has {}", shape.channels);
+        let pixels = shape.height * shape.width;
+        let mut pool = op::Pool {
+            pixels: small("pooled area", pixels)?,
+            channels: small("features", features)?,
+            source: self.places.values[v],
+            zero: quant.output_zero(),
+            shift: 0,
+            out: self.places.feature as u32,
+        };
+        // Features saturate at 16 bits, and the classifier's sum of products must fit in 32.
+        let span: i64 = if quant.wide { 65535 } else { 255 };
+        let unbounded = |shift: u8| ((pixels as i64 * span) >> shift) + 1;
+        while unbounded(pool.shift) > 32767 || unbounded(pool.shift) * 127 * features as i64 >= 1 << 31 {
+            pool.shift += 1;
+        }
+        let scale = quant.output_scale() * 2f64.powi(i32::from(pool.shift)) / pixels as f64;
+        Ok((pool, scale))
+    }
+
+    fn routers(&self) -> Result<Vec<Vec<u8>>> {
+        let Routing::Assignment(routers) = &self.request.network.routing else { return Ok(Vec::new()) };
+        let mut sections = Vec::new();
+        for (i, r) in routers.iter().enumerate() {
+            let features = self.request.network.experts[i].head.features;
+            let layer = DenseLayer { weight: &r.hidden_weight, bias: &r.hidden_bias, features, normalize: true };
+            let constants = layer.quantize(1.0, self.layout).with_context(|| format!("router{i}"))?;
+            let mut writer = PartWriter { records: Vec::new(), constants: Vec::new(), first: ROUTER_HEAD };
+            let mut hidden = constants.dense;
+            hidden.weights = writer.constant(&constants.weights, WEIGHT_ALIGN)?;
+            hidden.params = writer.constant(&constants.params, 4)?;
+            let fc: Vec<u8> = r.fc_weight.iter().chain([&r.fc_bias]).flat_map(|v| v.to_le_bytes()).collect();
+            let fc = writer.constant(&fc, 4)?;
+            let router = op::Router { hidden, top_k: small("top_choices_num", r.top_k)?, fc, threshold: 0.0 };
+            sections.push([&encode_router(&router)[..], &writer.constants].concat());
+        }
+        Ok(sections)
+    }
+
+    fn model_section(&self) -> Vec<u8> {
+        let (network, places) = (self.request.network, &self.places);
+        let mut out = vec![0u8; field::LEN];
+        let mut put = |at: usize, bytes: &[u8]| out[at..at + bytes.len()].copy_from_slice(bytes);
+        let shape = network.input.shape;
+        let features = network.experts[0].head.features;
+        for (at, v) in [
+            (field::HEIGHT, shape.height),
+            (field::WIDTH, shape.width),
+            (field::CHANNELS, shape.channels),
+            (field::FEATURES, features),
+            (field::RESIZE, self.request.resize_short.unwrap_or(0)),
+        ] {
+            put(at, &(v as u16).to_le_bytes());
+        }
+        for (at, v) in [
+            (field::CLASSES, network.classes),
+            (field::ARENA, places.arena),
+            (field::SCRATCH, places.scratch),
+            (field::SCRATCH_LEN, places.scratch_len),
+            (field::LOGITS, places.logits),
+            (field::SUM, places.sum),
+            (field::FEATURE, places.feature),
+            (field::LIVENESS, places.bound),
+        ] {
+            put(at, &(v as u32).to_le_bytes());
+        }
+        put(field::EXPERTS, &[network.experts.len() as u8]);
+        put(field::ROUTED, &[u8::from(matches!(&network.routing, Routing::Assignment(r) if !r.is_empty()))]);
+        put(field::RESIDUAL_BITS, &[self.request.residual_bits]);
+        put(field::LAYOUT, &[self.layout as u8]);
+        for (at, values) in [(field::MEAN, &network.input.mean), (field::STD, &network.input.std)] {
+            values.iter().take(4).enumerate().for_each(|(c, v)| put(at + 4 * c, &v.to_le_bytes()));
+        }
+        for (at, text) in [
+            (field::TARGET, self.request.target.name()),
+            (field::ARCH, &network.arch),
+            (field::FINGERPRINT, self.request.fingerprint),
+        ] {
+            let mut end = text.len().min(32);
+            while !text.is_char_boundary(end) {
+                end -= 1;
+            }
+            put(at, &text.as_bytes()[..end]);
+        }
+        out
+    }
+
+    fn classes_section(&self) -> Result<Vec<u8>> {
+        let (classes, info) = (self.request.network.classes, self.request.classes);
+        let mut out = Vec::new();
+        for c in 0..classes {
+            out.extend(info.counts.get(c).copied().unwrap_or(0).to_le_bytes());
+        }
+        for c in 0..classes {
+            let name = info.names.get(c).map_or("", |n| n.as_str());
+            let len = u16::try_from(name.len()).map_err(|_| anyhow!("the name of class {c} is too long"))?;
+            out.extend(len.to_le_bytes());
+            out.extend_from_slice(name.as_bytes());
+        }
+        Ok(out)
+    }
+}
+
+fn conv_shape(request: &Request<'_>, program: &Program<'_>, step: &Step<'_>) -> Result<ConvShape> {
+    let Kind::Conv { conv, .. } = &step.kind else { return Err(anyhow!("not a convolution")) };
+    let input = match step.input {
+        Input::Image => request.network.input.shape,
+        Input::Value(v) => program.values[v].shape,
+    };
+    Ok(ConvShape {
+        in_h: small("height", input.height)?,
+        in_w: small("width", input.width)?,
+        in_c: small("channels", input.channels)?,
+        out_c: small("channels", conv.out_channels)?,
+        kernel: small("kernel", conv.kernel)?,
+        stride: small("stride", conv.stride)?,
+        padding: small("padding", conv.padding)?,
+    })
+}
+
+/// Lifetimes of all buffers over the worst schedule (every expert runs), and their places.
+fn place(request: &Request<'_>, program: &Program<'_>, quants: &[Quant], layout: Layout) -> Result<Places> {
+    let mut lives = Lives { first: vec![usize::MAX; program.values.len()], last: vec![0; program.values.len()], now: 0 };
+    let mut root: Vec<ValueIx> = (0..program.values.len()).collect();
+    let mut shapes = Vec::new();
+    let mut first_head = usize::MAX;
+    let parts = std::iter::once(&program.stem).chain(&program.experts);
+    for (p, part) in parts.enumerate() {
+        for step in &part.steps {
+            if let Kind::Conv { accumulate, .. } = &step.kind {
+                shapes.push(conv_shape(request, program, step)?);
+                if let Some(residual) = *accumulate {
+                    root[step.output] = root[residual];
+                }
+            }
+            if let Input::Value(v) = step.input {
+                lives.touch(root[v]);
+            }
+            lives.touch(root[step.output]);
+            lives.now += 1;
+        }
+        if p > 0 {
+            if let Input::Value(v) = part.output {
+                lives.touch(root[v]);
+            }
+            first_head = first_head.min(lives.now);
+            lives.now += 2;
+        }
+    }
+    let end = lives.now;
+    let mut buffers = Vec::new();
+    let mut planes = vec![None; program.values.len()];
+    for v in 0..program.values.len() {
+        if root[v] != v {
+            continue;
+        }
+        let buffer = Buffer { len: program.values[v].shape.len(), from: lives.first[v], to: lives.last[v] };
+        let hi = buffers.len();
+        buffers.push(buffer);
+        if quants[v].wide {
+            buffers.push(buffer);
+        }
+        planes[v] = Some((hi, quants[v].wide));
+    }
+    let late = |len: usize| Buffer { len, from: first_head, to: end };
+    let logits_len = 4 * request.network.classes;
+    let feature_len = feature_norm_at(request.network.experts[0].head.features) + 4;
+    let fixed = buffers.len();
+    buffers.extend([late(feature_len), late(logits_len), late(logits_len)]);
+    let bound = lower_bound(&buffers);
+    let top = match &request.network.routing {
+        Routing::Assignment(routers) => routers.iter().map(|r| 4 * (r.top_k + r.hidden_bias.len())).max().unwrap_or(0),
+        Routing::None => 0,
+    };
+    let scratch_len = super::scratch_len(&shapes, layout).max(top).next_multiple_of(4);
+    buffers.push(Buffer { len: scratch_len, from: 0, to: end });
+    let plan = plan(&buffers);
+    let values = (0..program.values.len())
+        .map(|v| {
+            let (hi, wide) = planes[root[v]].context("a residual stream has no buffer")?;
+            let at = |b: usize| u32::try_from(plan.offsets[b]).context("the arena would be larger than 4 GiB");
+            Ok(Planes { hi: at(hi)?, lo: if wide { Some(at(hi + 1)?) } else { None } })
+        })
+        .collect::<Result<Vec<_>>>()?;
+    Ok(Places {
+        values,
+        feature: plan.offsets[fixed],
+        logits: plan.offsets[fixed + 1],
+        sum: plan.offsets[fixed + 2],
+        scratch: plan.offsets[fixed + 3],
+        scratch_len,
+        arena: plan.len,
+        bound,
+    })
+}
+
+struct Lives {
+    first: Vec<usize>,
+    last: Vec<usize>,
+    now: usize,
+}
+
+impl Lives {
+    fn touch(&mut self, v: ValueIx) {
+        self.first[v] = self.first[v].min(self.now);
+        self.last[v] = self.last[v].max(self.now);
+    }
+}

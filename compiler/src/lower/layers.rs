@@ -1,0 +1,160 @@
+//! Constants of convolutions, classifiers and routers.
+
+use anyhow::{Context, Result, ensure};
+use ride_runtime::kernels::{self, dense, k8n16};
+use ride_runtime::op::{ConvShape, Dense, Layout, Span};
+
+use super::quant::Quant;
+use super::weights::{acc_bits, multiplier, quantize_channel};
+use crate::network;
+
+/// What a convolution reads: raw pixels or a quantized activation.
+#[derive(Clone, Debug)]
+pub(crate) enum ConvInput<'a> {
+    /// Raw pixels; normalisation is folded into the weights, so the input loses nothing.
+    Image(&'a network::Input),
+    /// An activation, and the mean of each of its channels if calibration knows it.
+    Activation(Quant, Option<&'a [f32]>),
+}
+
+impl ConvInput<'_> {
+    /// Real value of one int8 step of channel `c`.
+    fn scale(&self, c: usize) -> f64 {
+        match self {
+            ConvInput::Image(input) => 1.0 / (255.0 * f64::from(input.std[c])),
+            ConvInput::Activation(q, _) => q.scale,
+        }
+    }
+
+    /// Zero point of channel `c`; not an integer for raw pixels, where zero is the mean colour.
+    fn zero(&self, c: usize) -> f64 {
+        match self {
+            ConvInput::Image(input) => 255.0 * f64::from(input.mean[c]) - 128.0,
+            ConvInput::Activation(q, _) => f64::from(q.zero),
+        }
+    }
+
+    fn mean(&self, c: usize) -> f64 {
+        match self {
+            ConvInput::Activation(_, Some(means)) => f64::from(means[c]),
+            _ => 0.0,
+        }
+    }
+
+    /// Bytes beyond the border: what stands for zero.
+    pub(crate) fn border(&self, channels: usize) -> [u8; 4] {
+        std::array::from_fn(|c| {
+            let c = if channels <= 4 { c.min(channels - 1) } else { 0 };
+            self.zero(c).round().clamp(-128.0, 127.0) as i8 as u8
+        })
+    }
+}
+
+/// A convolution's constants, ready for the artifact.
+#[derive(Clone, Debug)]
+pub(crate) struct ConvConstants {
+    /// Packed weights.
+    pub(crate) weights: Vec<u8>,
+    /// Parameter arrays.
+    pub(crate) params: Vec<u8>,
+    /// Every accumulator is smaller than two to this power.
+    pub(crate) acc_bits: u8,
+}
+
+/// Quantizes and packs a convolution.
+pub(crate) fn conv(
+    conv: &network::Conv,
+    shape: &ConvShape,
+    input: &ConvInput<'_>,
+    output: &Quant,
+    layout: Layout,
+) -> Result<ConvConstants> {
+    let taps = shape.taps();
+    let padded = kernels::padded_channels(shape.out_c, layout);
+    let (mut ohwi, mut bits) = (Vec::with_capacity(conv.weight.len()), 0);
+    // Padding channels multiply by zero.
+    let (mut biases, mut multipliers, mut shifts) = (vec![0i32; padded], vec![0i32; padded], vec![62u8; padded]);
+    for (o, row) in conv.weight.chunks_exact(taps).enumerate() {
+        let channel = |k: usize| k % conv.in_channels;
+        let in_steps: Vec<f64> = row.iter().enumerate().map(|(k, &w)| f64::from(w) * input.scale(channel(k))).collect();
+        let real_bias = f64::from(conv.bias[o]);
+        let c = quantize_channel(&in_steps, real_bias.abs() / f64::from(1 << 28));
+        // Rounding moves the mean of the output by what it takes from the weights times the mean input (Nagel et al.,
+        // "Data-Free Quantization through Weight Equalization and Bias Correction", ICCV 2019): give it back.
+        let lost: f64 = row.iter().zip(&c.q).enumerate().map(|(k, (&w, &q))| {
+            (f64::from(w) - c.scale * f64::from(q) / input.scale(channel(k))) * input.mean(channel(k))
+        }).sum();
+        let zero_part: f64 = c.q.iter().enumerate().map(|(k, &q)| f64::from(q) * input.zero(channel(k))).sum();
+        let bias = ((real_bias + lost) / c.scale - zero_part).round();
+        ensure!(bias.abs() < f64::from(1 << 30), "the bias of output channel {o} does not fit in 31 bits");
+        let bias = bias as i64;
+        let own_bits = acc_bits(&c.q, bias);
+        ensure!(own_bits <= 31, "the accumulator of output channel {o} can overflow 32 bits");
+        bits = bits.max(own_bits);
+        let fold = match layout {
+            Layout::Ohwi => 0,
+            Layout::K8N16 => 128 * c.q.iter().map(|&q| i64::from(q)).sum::<i64>(),
+        };
+        biases[o] = i32::try_from(bias - fold).with_context(|| format!("the bias of output channel {o} does not fit"))?;
+        (multipliers[o], shifts[o]) =
+            multiplier(c.scale / output.requantized_scale()).with_context(|| format!("output channel {o}"))?;
+        ohwi.extend_from_slice(&c.q);
+    }
+    let mut weights = vec![0; kernels::weights_len(shape, layout)];
+    match layout {
+        Layout::Ohwi => weights.iter_mut().zip(&ohwi).for_each(|(to, &q)| *to = q as u8),
+        Layout::K8N16 => k8n16::pack(shape, &ohwi, &mut weights),
+    }
+    let params = [le(&biases), le(&multipliers), shifts].concat();
+    Ok(ConvConstants { weights, params, acc_bits: bits })
+}
+
+fn le(values: &[i32]) -> Vec<u8> {
+    values.iter().flat_map(|v| v.to_le_bytes()).collect()
+}
+
+/// A dense layer's constants.
+#[derive(Clone, Debug)]
+pub(crate) struct DenseConstants {
+    /// The layer; spans are still empty.
+    pub(crate) dense: Dense,
+    /// Packed weights.
+    pub(crate) weights: Vec<u8>,
+    /// Factors and biases.
+    pub(crate) params: Vec<u8>,
+}
+
+/// A dense layer on pooled features.
+pub(crate) struct DenseLayer<'a> {
+    /// `[outputs][features]`.
+    pub(crate) weight: &'a [f32],
+    /// One for each output.
+    pub(crate) bias: &'a [f32],
+    /// Length of the feature.
+    pub(crate) features: usize,
+    /// Whether the feature is normalised, so that its scale does not matter.
+    pub(crate) normalize: bool,
+}
+
+impl DenseLayer<'_> {
+    /// Quantizes and packs the layer; `feature_scale` is the real value of one integer step of the feature.
+    pub(crate) fn quantize(&self, feature_scale: f64, layout: Layout) -> Result<DenseConstants> {
+        let (features, outputs) = (u16::try_from(self.features)?, u16::try_from(self.bias.len())?);
+        let empty = Span { at: 0, len: 0 };
+        let normalize = self.normalize;
+        let dense = Dense { features, outputs, weights: empty, params: empty, layout, normalize };
+        let mut factors = Vec::with_capacity(self.bias.len());
+        let mut rows = Vec::with_capacity(self.weight.len());
+        for row in self.weight.chunks_exact(self.features) {
+            let row: Vec<f64> = row.iter().map(|&w| f64::from(w)).collect();
+            let channel = quantize_channel(&row, 1e-30);
+            let scale = if self.normalize { channel.scale } else { channel.scale * feature_scale };
+            factors.push(scale as f32);
+            rows.extend_from_slice(&channel.q);
+        }
+        let mut weights = vec![0; dense::weights_len(features, outputs, layout)];
+        dense::pack(&dense, &rows, &mut weights);
+        let params = factors.iter().chain(self.bias).flat_map(|v| v.to_le_bytes()).collect();
+        Ok(DenseConstants { dense, weights, params })
+    }
+}

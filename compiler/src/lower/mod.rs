@@ -1,0 +1,76 @@
+//! From float network and calibration table to a finished artifact.
+//!
+//! The stages, one file each: [`program`] fuses the graph, [`quant`] chooses scales, [`layers`] and [`weights`] make the
+//! integer constants, [`arena`] places the activations, [`emit`] writes sections and golden vectors.
+
+mod arena;
+mod emit;
+mod layers;
+mod program;
+mod quant;
+mod weights;
+
+use anyhow::{Result, ensure};
+use ride_calibrate::table::CalibrationTable;
+use ride_runtime::kernels::BACKENDS;
+use ride_runtime::op::{ConvShape, Layout};
+use ride_targets::Target;
+
+use crate::network::Network;
+
+/// What travels with the network into the artifact.
+#[derive(Clone, Debug, Default)]
+pub struct ClassInfo {
+    /// Training images of each class; empty where unknown.
+    pub counts: Vec<u32>,
+    /// Names of the classes; empty where unknown.
+    pub names: Vec<String>,
+}
+
+/// Everything that [`compile`] needs.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// The float network.
+    pub network: &'a Network,
+    /// Its calibrated ranges.
+    pub table: &'a CalibrationTable,
+    /// The machine.
+    pub target: &'a Target,
+    /// Bits of the residual stream, 8 or 16.
+    pub residual_bits: u8,
+    /// Class names and training counts.
+    pub classes: &'a ClassInfo,
+    /// Shorter side that images are resized to before the crop.
+    pub resize_short: Option<usize>,
+    /// Fingerprint of the float network, stored in the artifact.
+    pub fingerprint: &'a str,
+}
+
+/// Compiles a network. The same request gives the same bytes.
+///
+/// # Errors
+/// Names the layer or the table entry that cannot be compiled.
+pub fn compile(request: &Request<'_>) -> Result<Vec<u8>> {
+    let classes = request.network.classes;
+    let info = request.classes;
+    ensure!(
+        info.counts.is_empty() || info.counts.len() == classes,
+        "there are training counts for {} classes, but the model has {classes}",
+        info.counts.len()
+    );
+    ensure!(
+        info.names.is_empty() || info.names.len() == classes,
+        "there are names for {} classes, but the model has {classes}",
+        info.names.len()
+    );
+    ensure!(matches!(request.residual_bits, 8 | 16), "the residual stream has 8 or 16 bits");
+    let program = program::Program::new(request.network)?;
+    let quants = quant::choose(&program, request.table, request.residual_bits)?;
+    emit::artifact(request, &program, &quants)
+}
+
+/// Scratch memory of the convolution kernels that can run `layout`: the artifact must suit all of them.
+fn scratch_len(shapes: &[ConvShape], layout: Layout) -> usize {
+    let kernels = BACKENDS.iter().filter(|b| b.layout == layout);
+    kernels.flat_map(|b| shapes.iter().map(|s| (b.conv.scratch_len)(s))).max().unwrap_or(0)
+}

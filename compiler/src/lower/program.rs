@@ -1,0 +1,255 @@
+//! Fuses the float graph into the steps that an artifact executes.
+//!
+//! A convolution takes the ReLU behind it along. Where a convolution's result is only added to something else, it is
+//! moved to the place of the addition and accumulates in place, into the *residual stream*: the values of such a chain
+//! share one buffer and one scale.
+
+use anyhow::{Result, bail, ensure};
+
+use crate::network::{Conv, Network, Op, Part, Shape};
+
+/// Index into [`Program::values`].
+pub(crate) type ValueIx = usize;
+
+/// An activation of the fused program.
+#[derive(Clone, Debug)]
+pub(crate) struct Value {
+    /// Name of the float node that it stands for.
+    pub(crate) name: String,
+    /// Its shape.
+    pub(crate) shape: Shape,
+    /// Values with the same stream share a buffer and a scale; `None` for a value of its own.
+    pub(crate) stream: Option<usize>,
+}
+
+/// What a step reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Input {
+    /// The raw image.
+    Image,
+    /// A value.
+    Value(ValueIx),
+}
+
+/// What a step computes.
+#[derive(Clone, Debug)]
+pub(crate) enum Kind<'n> {
+    /// Convolution with fused ReLU; accumulates onto the residual that its output's buffer holds.
+    Conv { conv: &'n Conv, relu: bool, accumulate: Option<ValueIx> },
+    /// Option-A shortcut; with stride 1 and no padding a copy.
+    Shortcut { stride: usize, before: usize },
+}
+
+/// One step of a part.
+#[derive(Clone, Debug)]
+pub(crate) struct Step<'n> {
+    /// Name of the float node that does the main work.
+    pub(crate) name: String,
+    /// The operation.
+    pub(crate) kind: Kind<'n>,
+    /// Its input.
+    pub(crate) input: Input,
+    /// Its output.
+    pub(crate) output: ValueIx,
+}
+
+/// Stem or expert trunk.
+#[derive(Clone, Debug)]
+pub(crate) struct PartProgram<'n> {
+    /// Steps in execution order.
+    pub(crate) steps: Vec<Step<'n>>,
+    /// The value that the next part or the pooling reads.
+    pub(crate) output: Input,
+}
+
+/// The whole network, fused.
+#[derive(Clone, Debug)]
+pub(crate) struct Program<'n> {
+    /// All values.
+    pub(crate) values: Vec<Value>,
+    /// The stem.
+    pub(crate) stem: PartProgram<'n>,
+    /// One trunk for each expert.
+    pub(crate) experts: Vec<PartProgram<'n>>,
+    /// Number of streams.
+    pub(crate) streams: usize,
+}
+
+impl<'n> Program<'n> {
+    /// Fuses `network`.
+    pub(crate) fn new(network: &'n Network) -> Result<Self> {
+        let mut fuser = Fuser { values: Vec::new(), streams: 0 };
+        let stem = fuser.part(&network.stem, Input::Image, network.input.shape)?;
+        let shape = match stem.output {
+            Input::Image => network.input.shape,
+            Input::Value(v) => fuser.values[v].shape,
+        };
+        let experts =
+            network.experts.iter().map(|e| fuser.part(&e.trunk, stem.output, shape)).collect::<Result<Vec<_>>>()?;
+        Ok(Program { values: fuser.values, stem, experts, streams: fuser.streams })
+    }
+}
+
+struct Fuser {
+    values: Vec<Value>,
+    streams: usize,
+}
+
+/// State of one part while it is fused; indexed by float value id.
+struct PartState<'p> {
+    part: &'p Part,
+    shapes: Vec<Shape>,
+    /// Fused value of each float value, once it has been computed.
+    done: Vec<Option<Input>>,
+    /// Nodes that read each float value.
+    readers: Vec<Vec<usize>>,
+}
+
+impl PartState<'_> {
+    /// The only node that reads float value `v`, if it is not the part's output as well.
+    fn only_reader(&self, v: usize) -> Option<usize> {
+        match self.readers[v][..] {
+            [n] if v != self.part.output() => Some(n),
+            _ => None,
+        }
+    }
+
+    /// The ReLU that can be fused behind float value `v`.
+    fn relu_behind(&self, v: usize) -> Option<usize> {
+        self.only_reader(v).filter(|&n| self.part.nodes[n].op == Op::Relu)
+    }
+
+    /// The addition that a convolution computing `v` should accumulate into.
+    fn add_behind(&self, v: usize) -> Option<usize> {
+        let add = self.only_reader(v).filter(|&n| self.part.nodes[n].op == Op::Add)?;
+        // Of two convolutions, the first operand (the main branch) accumulates onto the second (the projection).
+        let [a, b] = self.part.nodes[add].inputs[..] else { return None };
+        (a != b && (a == v || !self.can_accumulate(a))).then_some(add)
+    }
+
+    fn can_accumulate(&self, v: usize) -> bool {
+        v > 0 && matches!(self.part.nodes[v - 1].op, Op::Conv(_)) && self.only_reader(v).is_some()
+    }
+
+    fn computed(&self, v: usize) -> Result<Input> {
+        match self.done[v] {
+            Some(input) => Ok(input),
+            None => bail!("{}: an operand is used before it is computed", self.part.nodes[v - 1].name),
+        }
+    }
+}
+
+impl Fuser {
+    fn part<'n>(&mut self, part: &'n Part, input: Input, shape: Shape) -> Result<PartProgram<'n>> {
+        let Some(shapes) = part.shapes(shape) else {
+            bail!("{}: operand shapes do not fit together for an input of {shape:?}", part.name);
+        };
+        let mut readers = vec![Vec::new(); shapes.len()];
+        for (n, node) in part.nodes.iter().enumerate() {
+            node.inputs.iter().for_each(|&v| readers[v].push(n));
+        }
+        let mut state = PartState { part, done: vec![None; shapes.len()], shapes, readers };
+        state.done[0] = Some(input);
+        let mut steps = Vec::new();
+        for (n, node) in part.nodes.iter().enumerate() {
+            let v = n + 1;
+            match &node.op {
+                Op::Conv(_) if state.add_behind(v).is_some() => {} // runs where its sum is formed
+                Op::Conv(conv) => {
+                    let relu = state.relu_behind(v);
+                    let kind = Kind::Conv { conv, relu: relu.is_some(), accumulate: None };
+                    self.emit(&mut state, &mut steps, (n, relu.unwrap_or(n)), kind, None)?;
+                }
+                Op::Relu if state.done[v].is_some() => {} // fused
+                Op::Add => self.add(&mut state, &mut steps, n)?,
+                Op::Shortcut { stride, before, .. } => {
+                    // Both sides belong to residual streams, so that wide goes to wide.
+                    if let Input::Value(source) = state.computed(node.inputs[0])? {
+                        self.stream_of(source);
+                    }
+                    let stream = self.new_stream();
+                    let kind = Kind::Shortcut { stride: *stride, before: *before };
+                    self.emit(&mut state, &mut steps, (n, n), kind, Some(stream))?;
+                }
+                Op::Relu | Op::MaxPool { .. } => {
+                    bail!("{}: {} cannot be compiled to int8 in this place yet", node.name, name_of(&node.op))
+                }
+            }
+        }
+        Ok(PartProgram { steps, output: state.computed(part.output())? })
+    }
+
+    fn new_stream(&mut self) -> usize {
+        self.streams += 1;
+        self.streams - 1
+    }
+
+    /// The stream of a value, which becomes one if it is none yet.
+    fn stream_of(&mut self, value: ValueIx) -> usize {
+        if self.values[value].stream.is_none() {
+            self.values[value].stream = Some(self.new_stream());
+        }
+        self.values[value].stream.unwrap_or_default()
+    }
+
+    /// Emits a step that does node `n`'s work and computes the value of node `last` (the ReLU behind it, say).
+    fn emit<'n>(
+        &mut self,
+        state: &mut PartState<'n>,
+        steps: &mut Vec<Step<'n>>,
+        (n, last): (usize, usize),
+        kind: Kind<'n>,
+        stream: Option<usize>,
+    ) -> Result<()> {
+        let part = state.part;
+        let input = state.computed(part.nodes[n].inputs[0])?;
+        let value = Value { name: part.nodes[last].name.clone(), shape: state.shapes[last + 1], stream };
+        self.values.push(value);
+        let output = self.values.len() - 1;
+        for v in [n + 1, last + 1] {
+            state.done[v] = Some(Input::Value(output));
+        }
+        steps.push(Step { name: part.nodes[n].name.clone(), kind, input, output });
+        Ok(())
+    }
+
+    /// An addition: the convolution among its operands accumulates onto the other one.
+    fn add<'n>(&mut self, state: &mut PartState<'n>, steps: &mut Vec<Step<'n>>, n: usize) -> Result<()> {
+        let part = state.part;
+        let node = &part.nodes[n];
+        let conv = node.inputs.iter().copied().find(|&v| v > 0 && state.add_behind(v) == Some(n));
+        let Some(conv_value) = conv else {
+            bail!("{}: an addition must have a convolution, used nowhere else, as one operand", node.name);
+        };
+        let residual_value = *node.inputs.iter().find(|&&v| v != conv_value).unwrap_or(&conv_value);
+        let residual = match state.computed(residual_value)? {
+            Input::Value(v) => v,
+            Input::Image => bail!("{}: the image cannot be a residual", node.name),
+        };
+        // The residual is overwritten: it must belong to this part and be read by nobody later.
+        let read_later = state.readers[residual_value].iter().any(|&r| r > n);
+        ensure!(
+            residual_value != 0 && !read_later && residual_value != part.output(),
+            "{}: the residual is still needed after the addition",
+            node.name
+        );
+        let stream = self.stream_of(residual);
+        let Op::Conv(conv) = &part.nodes[conv_value - 1].op else { unreachable!("add_behind finds convolutions") };
+        let relu = state.relu_behind(n + 1);
+        let kind = Kind::Conv { conv, relu: relu.is_some(), accumulate: Some(residual) };
+        let last = relu.unwrap_or(n);
+        self.emit(state, steps, (conv_value - 1, last), kind, Some(stream))?;
+        state.done[n + 1] = state.done[last + 1];
+        Ok(())
+    }
+}
+
+fn name_of(op: &Op) -> &'static str {
+    match op {
+        Op::Conv(_) => "a convolution",
+        Op::Relu => "a ReLU of its own",
+        Op::Add => "an addition",
+        Op::Shortcut { .. } => "a shortcut",
+        Op::MaxPool { .. } => "max pooling",
+    }
+}

@@ -1,0 +1,112 @@
+//! Scales and zero points of activations.
+
+use anyhow::{Context, Result, ensure};
+use ride_calibrate::table::CalibrationTable;
+use ride_runtime::op::Limits;
+
+use super::program::Program;
+
+/// Affine quantization of an activation as its int8 plane sees it: `real = scale * (q - zero)`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Quant {
+    /// Real value of one int8 step.
+    pub(crate) scale: f64,
+    /// Zero point.
+    pub(crate) zero: i8,
+    /// Whether 8 more bits lie below.
+    pub(crate) wide: bool,
+}
+
+impl Quant {
+    /// The quantization whose 256 values span `min..=max` (which contains zero).
+    fn of_range(min: f64, max: f64, wide: bool) -> Self {
+        let (min, max) = (min.min(0.0), max.max(0.0));
+        // A tensor that is always zero still needs a positive scale.
+        let scale = ((max - min) / 255.0).max(1e-12);
+        let zero = (-128.0 - min / scale).round().clamp(-128.0, 127.0) as i8;
+        Quant { scale, zero, wide }
+    }
+
+    /// Scale of the values that the output stage computes: a 256th where the activation is wide.
+    pub(crate) fn output_scale(&self) -> f64 {
+        if self.wide { self.scale / 256.0 } else { self.scale }
+    }
+
+    /// Real value of one step of what is requantized: wide outputs count in steps of two.
+    pub(crate) fn requantized_scale(&self) -> f64 {
+        if self.wide { self.scale / 128.0 } else { self.scale }
+    }
+
+    /// Zero point of those values. A wide one is chosen so that cutting off the low byte rounds to nearest.
+    pub(crate) fn output_zero(&self) -> i16 {
+        if self.wide { 256 * i16::from(self.zero) + 128 } else { i16::from(self.zero) }
+    }
+
+    /// Zero point and limits, with or without a fused ReLU.
+    pub(crate) fn limits(&self, relu: bool) -> Limits {
+        let (min, max) = if self.wide { (i16::MIN, i16::MAX) } else { (i16::from(i8::MIN), i16::from(i8::MAX)) };
+        let zero = self.output_zero();
+        Limits { zero, min: if relu { zero } else { min }, max }
+    }
+}
+
+/// Chooses the quantization of every value: its own calibrated range, or for a residual stream the range that spans all
+/// values of the stream, because they add up in place.
+pub(crate) fn choose(program: &Program<'_>, table: &CalibrationTable, residual_bits: u8) -> Result<Vec<Quant>> {
+    let mut ranges = Vec::with_capacity(program.values.len());
+    for value in &program.values {
+        let entry = table.values.get(&value.name).with_context(|| {
+            format!("the calibration table has no range for {}: it belongs to another model; calibrate again", value.name)
+        })?;
+        ensure!(
+            entry.min.is_finite() && entry.max.is_finite() && entry.min <= entry.max,
+            "the calibration table's range of {} is not a range: {}..{}",
+            value.name,
+            entry.min,
+            entry.max
+        );
+        ranges.push((f64::from(entry.min), f64::from(entry.max)));
+    }
+    let mut streams = vec![(0.0f64, 0.0f64); program.streams];
+    for (value, range) in program.values.iter().zip(&ranges) {
+        if let Some(stream) = value.stream {
+            let span = &mut streams[stream];
+            *span = (span.0.min(range.0), span.1.max(range.1));
+        }
+    }
+    let quants = program.values.iter().zip(&ranges).map(|(value, own)| {
+        let (min, max) = value.stream.map_or(*own, |s| streams[s]);
+        Quant::of_range(min, max, value.stream.is_some() && residual_bits == 16)
+    });
+    Ok(quants.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn relu_range_uses_all_codes() {
+        let q = Quant::of_range(0.0, 5.1, false);
+        assert_eq!((q.zero, q.limits(true).min), (-128, -128));
+        assert!((q.scale - 0.02).abs() < 1e-12);
+    }
+
+    #[test]
+    fn wide_zero_makes_truncation_round() {
+        let q = Quant::of_range(0.0, 255.0, true);
+        assert_eq!(q.output_zero(), -32640);
+        for (real, hi) in [(0.0, -128), (0.49, -128), (0.51, -127), (100.4, -28)] {
+            let value = (real / q.output_scale()).round() as i16 + q.output_zero();
+            assert_eq!(i32::from(value) >> 8, hi, "{real}");
+        }
+    }
+
+    #[test]
+    fn signed_range_contains_zero_exactly() {
+        let q = Quant::of_range(-1.0, 3.0, false);
+        let back = |code: i8| q.scale * f64::from(i32::from(code) - i32::from(q.zero));
+        assert_eq!(back(q.zero), 0.0);
+        assert!((back(-128) + 1.0).abs() < q.scale && (back(127) - 3.0).abs() < q.scale);
+    }
+}

@@ -1,0 +1,433 @@
+//! Compares an artifact with the float model that it was built from, image by image and layer by layer.
+//!
+//! The float side is the official forward pass, routing included, through [`crate::reference`]; the int8 side is a
+//! [`Session`] as a device runs it. Every image is judged alone and the figures are summed in the order of the images,
+//! so a report does not depend on the number of threads.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anyhow::{Context, Result, ensure};
+use ride_calibrate::data::{DataSet, Format};
+use ride_calibrate::groups::ClassGroups;
+use ride_calibrate::metrics::{Agreement, LayerSqnr, Outcome, Score, ScoreReport, Sqnr, VerifyReport};
+use ride_runtime::exec::{Output, Probe};
+use ride_runtime::op::{Op, Step};
+use ride_runtime::{Model, PartId, Policy, Session, arith};
+use serde::Serialize;
+
+use crate::artifact_file;
+use crate::calibration::fingerprint;
+use crate::network::{Network, Shape};
+use crate::reference::{self, Executor, Forward, Image, Observe, Scratch};
+
+/// Images that the layers are compared on, spread evenly over those that are verified.
+pub const LAYER_IMAGES: usize = 256;
+
+/// What to verify.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// At most so many images: the first ones, except that those of a folder of class folders, which come sorted by
+    /// class, are spread evenly over it.
+    pub limit: Option<usize>,
+    /// Training images of each class for an artifact that has none; empty where unknown.
+    pub class_counts: Vec<u32>,
+}
+
+/// Called from any thread after each image with the number of images altogether.
+pub type OnProgress<'a> = &'a (dyn Fn(usize) + Sync);
+
+/// The comparison. Accuracies and agreements are in percent, ratios in decibels, shares of images sum to 1.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// Routed results of both sides, agreement, and signal-to-noise ratio of the mean logits of all experts.
+    #[serde(flatten)]
+    pub routed: VerifyReport,
+    /// Change of the mean number of experts from float to int8, in percent of the float side's.
+    pub experts_change_percent: Option<f64>,
+    /// Results with a fixed number of experts and no routing, 1 first.
+    pub fixed: Vec<Fixed>,
+    /// Number of images that the layers were compared on.
+    pub layers_images: usize,
+    /// Whether accuracies of class groups could be given; they need training counts.
+    pub groups_known: bool,
+    /// Convolution kernel that ran.
+    pub kernel: &'static str,
+}
+
+/// Results with a fixed number of experts.
+#[derive(Clone, Debug, Serialize)]
+pub struct Fixed {
+    /// Number of experts.
+    pub experts: usize,
+    /// Accuracy of the float model, percent.
+    pub float_top1: f64,
+    /// Accuracy of the artifact, percent.
+    pub int8_top1: f64,
+    /// Images with the same predicted class, percent.
+    pub agreement: f64,
+    /// Signal-to-noise ratio of the mean logits.
+    pub sqnr_db: Option<f64>,
+}
+
+/// Compares `model` with the `network` that it was built from on the images of `data`.
+///
+/// # Errors
+/// If the artifact was built from another network, the data set belongs to another model, or an image cannot be read.
+pub fn verify(
+    model: Model<'_>,
+    network: &Network,
+    data: &DataSet,
+    settings: &Settings,
+    progress: OnProgress<'_>,
+) -> Result<Report> {
+    check_same_model(model, network)?;
+    data.check_classes(model.classes())?;
+    let counts = class_counts(model, &settings.class_counts)?;
+    let images = choose(data, settings.limit)?;
+    let executor = Executor::new(network)?;
+    let job = Job { model, executor: &executor, data, images: &images };
+    let records = job.run(progress)?;
+    let mut report = job.summarise(&records, counts.as_deref());
+    if counts.is_none() {
+        for side in [&mut report.routed.float, &mut report.routed.int8] {
+            (side.many, side.medium, side.few) = (None, None, None);
+        }
+    }
+    Ok(report)
+}
+
+/// Checks that the artifact was built from this very network.
+///
+/// # Errors
+/// Says what differs and how to go on.
+pub fn check_same_model(model: Model<'_>, network: &Network) -> Result<()> {
+    let found = fingerprint(network);
+    ensure!(
+        model.fingerprint() == found,
+        "the artifact was not built from this model: it carries the fingerprint {} of a {} with {} experts, the model \
+         is a {} with {} experts and fingerprint {found}; build the artifact again or name the right model",
+        model.fingerprint(),
+        model.arch(),
+        model.experts(),
+        network.arch,
+        network.experts.len(),
+    );
+    Ok(())
+}
+
+/// Training counts of the artifact, else the ones given; `None` where unknown.
+///
+/// # Errors
+/// If the ones given are of another number of classes.
+pub fn class_counts(model: Model<'_>, given: &[u32]) -> Result<Option<Vec<u32>>> {
+    let own: Vec<u32> = (0..model.classes()).map(|class| model.train_count(class)).collect();
+    if own.iter().any(|&count| count > 0) {
+        return Ok(Some(own));
+    }
+    ensure!(
+        given.is_empty() || given.len() == model.classes(),
+        "there are training counts for {} classes, but the artifact has {}",
+        given.len(),
+        model.classes()
+    );
+    Ok((!given.is_empty()).then(|| given.to_vec()))
+}
+
+/// Indices of the images to verify.
+fn choose(data: &DataSet, limit: Option<usize>) -> Result<Vec<usize>> {
+    let count = limit.unwrap_or(data.len()).min(data.len());
+    ensure!(count > 0, "no images are left to verify; the limit must be at least 1");
+    let spread = data.format() == Format::Folder;
+    Ok((0..count).map(|i| if spread { i * data.len() / count } else { i }).collect())
+}
+
+/// What one image came to.
+struct Record {
+    label: usize,
+    float: Outcome,
+    int8: Outcome,
+    /// Classes and logits of both sides with 1, 2, ... experts.
+    fixed: Vec<FixedRecord>,
+    /// One for each operation; empty where layers were not compared.
+    layers: Vec<Sqnr>,
+}
+
+#[derive(Clone, Copy)]
+struct FixedRecord {
+    float: usize,
+    int8: usize,
+    logits: Sqnr,
+}
+
+struct Job<'j> {
+    model: Model<'j>,
+    executor: &'j Executor,
+    data: &'j DataSet,
+    images: &'j [usize],
+}
+
+/// What one thread works with.
+struct Worker<'j, 'm, 'a> {
+    job: &'j Job<'j>,
+    session: Session<'m, 'a>,
+    scratch: Scratch,
+    values: Values,
+}
+
+impl Job<'_> {
+    /// One record for each image, in their order.
+    fn run(&self, progress: OnProgress<'_>) -> Result<Vec<Record>> {
+        let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let thread = |_: rayon::BroadcastContext<'_>| -> Result<Vec<(usize, Record)>, (usize, anyhow::Error)> {
+            let mut arena = artifact_file::arena(self.model).map_err(|error| (0, error))?;
+            let session = Session::new(self.model, &mut arena).map_err(|error| (0, error.into()))?;
+            let values = Values::new(self.model);
+            let mut worker = Worker { job: self, session, scratch: Scratch::default(), values };
+            let mut records = Vec::new();
+            while let place = next.fetch_add(1, Ordering::Relaxed)
+                && let Some(&index) = self.images.get(place)
+            {
+                match worker.image(index, self.with_layers(place)) {
+                    Ok(record) => records.push((place, record)),
+                    Err(error) => {
+                        next.store(self.images.len(), Ordering::Relaxed);
+                        return Err((place, error));
+                    }
+                }
+                done.fetch_add(1, Ordering::Relaxed);
+                progress(self.images.len());
+            }
+            Ok(records)
+        };
+        let (mut records, mut failures) = (Vec::with_capacity(self.images.len()), Vec::new());
+        for part in rayon::broadcast(thread) {
+            match part {
+                Ok(part) => records.extend(part),
+                Err(failure) => failures.push(failure),
+            }
+        }
+        // Places are given out in order, so the first failure is the same whatever the number of threads.
+        if let Some((_, error)) = failures.into_iter().min_by_key(|(place, _)| *place) {
+            return Err(error);
+        }
+        records.sort_by_key(|(place, _)| *place);
+        Ok(records.into_iter().map(|(_, record)| record).collect())
+    }
+
+    /// Whether the layers are compared on the image in this place: on [`LAYER_IMAGES`], spread evenly.
+    fn with_layers(&self, place: usize) -> bool {
+        let (all, some) = (self.images.len(), LAYER_IMAGES.min(self.images.len()));
+        place * some / all != (place + 1) * some / all
+    }
+
+    fn summarise(&self, records: &[Record], counts: Option<&[u32]>) -> Report {
+        let experts = self.model.experts();
+        let groups = ClassGroups::new(counts.unwrap_or_default().to_vec());
+        let mut float = Score::new(groups.clone(), experts);
+        let mut int8 = Score::new(groups, experts);
+        let mut agreement = Agreement::new(if self.model.routed() { experts - 1 } else { 0 });
+        let mut fixed = vec![FixedSum::default(); experts];
+        let mut layers = vec![Sqnr::default(); layer_names(self.model).len()];
+        for record in records {
+            float.add(record.label, record.float);
+            int8.add(record.label, record.int8);
+            agreement.add(record.float, record.int8);
+            fixed.iter_mut().zip(&record.fixed).for_each(|(sum, one)| sum.add(record.label, one));
+            layers.iter_mut().zip(&record.layers).for_each(|(sum, one)| sum.merge(one));
+        }
+        let layers = layer_names(self.model).into_iter().zip(&layers);
+        let (float, int8) = (float.report(), int8.report());
+        Report {
+            experts_change_percent: experts_change(&float, &int8),
+            fixed: (1..).zip(&fixed).map(|(n, sum)| sum.report(n, records.len())).collect(),
+            layers_images: records.iter().filter(|r| !r.layers.is_empty()).count(),
+            groups_known: counts.is_some(),
+            kernel: ride_runtime::kernels::best(self.model.layout()).map_or("", |b| b.conv.name),
+            routed: VerifyReport {
+                images: records.len() as u64,
+                float,
+                int8,
+                agreement: agreement.report(),
+                sqnr_db: fixed.last().and_then(|sum| sum.logits.db()),
+                layers: layers.map(|(name, sum)| LayerSqnr { name, sqnr_db: sum.db() }).collect(),
+            },
+        }
+    }
+}
+
+/// Change of the mean number of experts in percent.
+fn experts_change(float: &ScoreReport, int8: &ScoreReport) -> Option<f64> {
+    Some(100.0 * (int8.mean_experts? / float.mean_experts? - 1.0))
+}
+
+/// Sums over images with a fixed number of experts.
+#[derive(Clone, Default)]
+struct FixedSum {
+    float: u64,
+    int8: u64,
+    same: u64,
+    logits: Sqnr,
+}
+
+impl FixedSum {
+    fn add(&mut self, label: usize, one: &FixedRecord) {
+        self.float += u64::from(one.float == label);
+        self.int8 += u64::from(one.int8 == label);
+        self.same += u64::from(one.float == one.int8);
+        self.logits.merge(&one.logits);
+    }
+
+    fn report(&self, experts: usize, images: usize) -> Fixed {
+        let percent = |n: u64| 100.0 * n as f64 / images as f64;
+        Fixed {
+            experts,
+            float_top1: percent(self.float),
+            int8_top1: percent(self.int8),
+            agreement: percent(self.same),
+            sqnr_db: self.logits.db(),
+        }
+    }
+}
+
+impl Worker<'_, '_, '_> {
+    fn image(&mut self, index: usize, with_layers: bool) -> Result<Record> {
+        let pixels = self.job.data.pixels(index)?;
+        let observe = with_layers.then_some(&mut self.values as &mut dyn Observe);
+        let image = Image::Pixels(&pixels);
+        let float = self.job.executor.forward(image, reference::Policy::All, &mut self.scratch, observe)?;
+        let label = self.job.data.label(index) as usize;
+        let name = || format!("cannot run {}", self.job.data.record_name(index));
+        let mut record = run_int8(&mut self.session, &pixels, &float, label).with_context(name)?;
+        if with_layers {
+            self.values.add_experts(&float);
+            let mut probe = Compare { values: &self.values, layers: Vec::new(), buffer: Vec::new() };
+            self.session.classify_probed(&pixels, Policy::All, &mut probe).with_context(name)?;
+            record.layers = probe.layers;
+        }
+        Ok(record)
+    }
+}
+
+/// Runs all experts step by step: the first stop that a router asks for is the routed result.
+fn run_int8(session: &mut Session<'_, '_>, pixels: &[u8], float: &Forward, label: usize) -> Result<Record> {
+    session.start(pixels)?;
+    let (mut routed, mut fixed) = (None, Vec::new());
+    for n in 1..=session.model().experts() {
+        let progress = session.step()?;
+        let outcome = session.outcome()?;
+        if !progress.proceed && routed.is_none() {
+            routed = Some(Outcome { class: outcome.class, experts: n });
+        }
+        let reference = float.mean_of(n);
+        let mut logits = Sqnr::default();
+        logits.add(&reference, outcome.logits);
+        fixed.push(FixedRecord { float: reference::argmax(&reference), int8: outcome.class, logits });
+    }
+    let used = float.routed(0.0);
+    Ok(Record {
+        label,
+        float: Outcome { class: fixed[used - 1].float, experts: used },
+        int8: routed.context("the last expert does not end the sample")?,
+        fixed,
+        layers: Vec::new(),
+    })
+}
+
+/// Names of all operations in execution order.
+fn layer_names(model: Model<'_>) -> Vec<String> {
+    let mut names = Vec::new();
+    for part in model.parts() {
+        names.extend(part.steps().map(|step| model.name(&step).to_owned()));
+    }
+    names
+}
+
+/// The float side's values that an operation of the artifact computes, by name.
+struct Values {
+    by_name: BTreeMap<String, Vec<f32>>,
+    /// Name of each operation by part and index.
+    names: BTreeMap<(u16, usize), String>,
+}
+
+/// Orders parts: stem first.
+fn part_key(part: PartId) -> u16 {
+    match part {
+        PartId::Stem => 0,
+        PartId::Expert(n) | PartId::Router(n) => n + 1,
+    }
+}
+
+impl Values {
+    fn new(model: Model<'_>) -> Self {
+        let mut names = BTreeMap::new();
+        for part in model.parts() {
+            for (index, step) in part.steps().enumerate() {
+                names.insert((part_key(part.id), index), model.name(&step).to_owned());
+            }
+        }
+        let by_name = names.values().map(|name| (name.clone(), Vec::new())).collect();
+        Values { by_name, names }
+    }
+
+    /// Features and logits, which have names of their own in an artifact.
+    fn add_experts(&mut self, float: &Forward) {
+        for (n, expert) in float.experts.iter().enumerate() {
+            self.set(&format!("expert{n}.pool"), &expert.feature);
+            self.set(&format!("expert{n}.head"), &expert.logits);
+        }
+    }
+
+    fn set(&mut self, name: &str, data: &[f32]) {
+        if let Some(value) = self.by_name.get_mut(name) {
+            value.clear();
+            value.extend_from_slice(data);
+        }
+    }
+}
+
+impl Observe for Values {
+    fn value(&mut self, name: &str, _: Shape, data: &[f32]) {
+        self.set(name, data);
+    }
+}
+
+/// Compares what each operation writes with the float side's value of the same name.
+struct Compare<'v> {
+    values: &'v Values,
+    layers: Vec<Sqnr>,
+    buffer: Vec<f32>,
+}
+
+impl Probe for Compare<'_> {
+    fn after(&mut self, part: PartId, index: usize, step: &Step, output: Output<'_>) {
+        dequantize(step, output, &mut self.buffer);
+        let name = self.values.names.get(&(part_key(part), index));
+        let value = name.and_then(|name| self.values.by_name.get(name));
+        let mut sqnr = Sqnr::default();
+        // A value that the float side does not have stays without a ratio (null).
+        if let Some(value) = value.filter(|value| value.len() == self.buffer.len()) {
+            sqnr.add(value, &self.buffer);
+        }
+        self.layers.push(sqnr);
+    }
+}
+
+/// The real values of what an operation wrote.
+fn dequantize(step: &Step, output: Output<'_>, into: &mut Vec<f32>) {
+    into.clear();
+    let real = |value: i16, zero: i16| (i32::from(value) - i32::from(zero)) as f32 * step.scale;
+    let zero = match &step.op {
+        Op::Conv(conv) => conv.limits.zero,
+        Op::Shortcut(shortcut) => shortcut.limits.zero,
+        Op::Pool(pool) => {
+            let feature = output.hi.as_chunks::<2>().0.iter().take(usize::from(pool.channels));
+            return into.extend(feature.map(|bytes| real(i16::from_le_bytes(*bytes), 0)));
+        }
+        Op::Head(_) => return into.extend(output.hi.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes))),
+    };
+    match output.lo {
+        Some(lo) => into.extend(output.hi.iter().zip(lo).map(|(&hi, &lo)| real(arith::join(hi, lo), zero))),
+        None => into.extend(output.hi.iter().map(|&q| real(i16::from(q as i8), zero))),
+    }
+}

@@ -1,0 +1,448 @@
+//! 256-bit units: AVX-VNNI, the same with EVEX encoding, and AVX2. Sixteen accumulators are two registers, two pixels
+//! are stored together; only the dot product differs.
+
+use super::simd::Simd;
+use super::tile::{self, Channels, Tile, TileShape};
+use super::{conv, dense};
+use crate::kernels::{Backend, ConvCall, ConvKernel, DenseCall, Isa, PoolCall, ShortcutCall, scalar};
+use crate::op::Layout;
+use core::arch::x86_64::*;
+use core::marker::PhantomData;
+
+/// What differs between the 256-bit units. The functions are those of [`Simd`].
+pub(super) trait Dot: 'static {
+    type Weights: Copy;
+    type Inputs: Copy;
+    const UNIT: usize;
+    const SHAPES: &'static [TileShape];
+    unsafe fn weights(from: *const u8) -> Self::Weights;
+    unsafe fn low(from: *const u8) -> Self::Inputs;
+    unsafe fn high(from: *const u8) -> Self::Inputs;
+    unsafe fn whole(from: *const u8) -> Self::Inputs;
+    unsafe fn dot(acc: [__m256i; 2], inputs: Self::Inputs, weights: Self::Weights) -> [__m256i; 2];
+}
+
+/// A unit with 256-bit registers and the dot product `D`.
+pub(super) struct Wide256<D>(PhantomData<D>);
+
+/// `vpdpbusd` on 256 bits, in one of its encodings.
+pub(super) struct Vnni<E>(PhantomData<E>);
+
+/// How `vpdpbusd` is encoded, which is a matter of instruction sets.
+pub(super) trait Encoding: 'static {
+    /// [`Simd::SHAPES`].
+    const SHAPES: &'static [TileShape];
+    /// Adds four products of unsigned inputs and signed weights to each lane.
+    unsafe fn dpbusd(acc: __m256i, inputs: __m256i, weights: __m256i) -> __m256i;
+}
+
+/// VEX: AVX-VNNI.
+pub(super) struct Vex;
+/// EVEX: AVX-512 VL and VNNI. The AVX-VNNI kernel for machines that only have AVX-512.
+pub(super) struct Evex;
+
+/// `vpmaddwd` on words: activations are widened in the ring, weights are split into even and odd inputs on loading.
+/// (`vpmaddubsw` saturates and is of no use.)
+pub(super) struct Avx2;
+
+const fn kernel<D: Dot>(
+    name: &'static str,
+    pixels: usize,
+    run: unsafe fn(&mut ConvCall<'_>),
+) -> ConvKernel {
+    ConvKernel { name, tile: (pixels, 16), scratch_len: conv::scratch_len::<Wide256<D>>, run }
+}
+
+pub(in crate::kernels) const AVX2: Backend = Backend {
+    isa: Isa::Avx2,
+    layout: Layout::K8N16,
+    conv: kernel::<Avx2>("qs8_conv_4x16_k8n16_avx2", 4, run_avx2),
+    shortcut,
+    pool,
+    dense,
+};
+
+pub(in crate::kernels) const AVXVNNI: Backend = Backend {
+    isa: Isa::AvxVnni,
+    layout: Layout::K8N16,
+    conv: kernel::<Vnni<Vex>>("qs8_conv_6x16_k8n16_avxvnni", 6, run_avxvnni),
+    shortcut,
+    pool,
+    dense,
+};
+
+pub(in crate::kernels) const AVX512VL: Backend = Backend {
+    isa: Isa::Avx512Vnni,
+    layout: Layout::K8N16,
+    conv: kernel::<Vnni<Evex>>("qs8_conv_6x16_k8n16_avx512vl", 6, run_avx512vl),
+    shortcut,
+    pool,
+    dense,
+};
+
+#[target_feature(enable = "avx2")]
+unsafe fn run_avx2(call: &mut ConvCall<'_>) {
+    // SAFETY: this function has the instruction set that the unit asks for.
+    unsafe { conv::run::<Wide256<Avx2>>(call) }
+}
+
+#[target_feature(enable = "avx2,avxvnni")]
+unsafe fn run_avxvnni(call: &mut ConvCall<'_>) {
+    // SAFETY: this function has the instruction set that the unit asks for.
+    unsafe { conv::run::<Wide256<Vnni<Vex>>>(call) }
+}
+
+#[target_feature(enable = "avx2,avx512vl,avx512vnni")]
+unsafe fn run_avx512vl(call: &mut ConvCall<'_>) {
+    // SAFETY: this function has the instruction set that the unit asks for.
+    unsafe { conv::run::<Wide256<Vnni<Evex>>>(call) }
+}
+
+#[target_feature(enable = "avx2")]
+unsafe fn shortcut(call: &mut ShortcutCall<'_>) {
+    scalar::shortcut::body(call);
+}
+
+#[target_feature(enable = "avx2")]
+unsafe fn pool(call: &mut PoolCall<'_>) {
+    scalar::pool::body(call);
+}
+
+#[target_feature(enable = "avx2")]
+unsafe fn dense(call: &mut DenseCall<'_>) {
+    dense::body(call);
+}
+
+/// # Safety
+/// AVX2 is available and the tile is valid.
+#[target_feature(enable = "avx2")]
+unsafe fn tile_avx2<const MR: usize, const NB: usize, const TAIL: bool>(t: &Tile) {
+    // SAFETY: as promised by the caller.
+    unsafe { tile::body::<Wide256<Avx2>, MR, NB, TAIL>(t) }
+}
+
+/// # Safety
+/// AVX2 and AVX-VNNI are available and the tile is valid.
+#[target_feature(enable = "avx2,avxvnni")]
+unsafe fn tile_avxvnni<const MR: usize, const NB: usize, const TAIL: bool>(t: &Tile) {
+    // SAFETY: as promised by the caller.
+    unsafe { tile::body::<Wide256<Vnni<Vex>>, MR, NB, TAIL>(t) }
+}
+
+/// # Safety
+/// AVX2, AVX-512 VL and VNNI are available and the tile is valid.
+#[target_feature(enable = "avx2,avx512vl,avx512vnni")]
+unsafe fn tile_avx512vl<const MR: usize, const NB: usize, const TAIL: bool>(t: &Tile) {
+    // SAFETY: as promised by the caller.
+    unsafe { tile::body::<Wide256<Vnni<Evex>>, MR, NB, TAIL>(t) }
+}
+
+#[inline(always)]
+unsafe fn load_pair(from: *const u8) -> [__m256i; 2] {
+    // SAFETY: the caller has AVX2 and 64 bytes.
+    unsafe { [_mm256_loadu_si256(from.cast()), _mm256_loadu_si256(from.add(32).cast())] }
+}
+
+#[inline(always)]
+unsafe fn splat4(from: *const u8) -> __m256i {
+    // SAFETY: the caller has AVX2 and 4 bytes.
+    unsafe { _mm256_set1_epi32(from.cast::<i32>().read_unaligned()) }
+}
+
+#[inline(always)]
+unsafe fn splat8(from: *const u8) -> __m256i {
+    // SAFETY: the caller has AVX2 and 8 bytes.
+    unsafe { _mm256_set1_epi64x(from.cast::<i64>().read_unaligned()) }
+}
+
+// SAFETY (for all blocks below): the instruction set is promised by the trait, and so are the bytes behind pointers.
+#[allow(clippy::undocumented_unsafe_blocks)]
+impl<E: Encoding> Dot for Vnni<E> {
+    type Weights = [__m256i; 2];
+    type Inputs = __m256i;
+    const UNIT: usize = 8;
+    // 16 registers: 12 accumulators, 2 of weights and the inputs.
+    const SHAPES: &'static [TileShape] = E::SHAPES;
+
+    #[inline(always)]
+    unsafe fn weights(from: *const u8) -> [__m256i; 2] {
+        unsafe { load_pair(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn low(from: *const u8) -> __m256i {
+        unsafe { splat4(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn high(from: *const u8) -> __m256i {
+        unsafe { splat4(from.add(4)) }
+    }
+
+    #[inline(always)]
+    unsafe fn whole(from: *const u8) -> __m256i {
+        unsafe { splat8(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn dot([a, b]: [__m256i; 2], x: __m256i, w: [__m256i; 2]) -> [__m256i; 2] {
+        unsafe { [E::dpbusd(a, x, w[0]), E::dpbusd(b, x, w[1])] }
+    }
+}
+
+impl Encoding for Vex {
+    const SHAPES: &'static [TileShape] = &[
+        TileShape { pixels: 6, blocks: 1, tail: false, run: tile_avxvnni::<6, 1, false> },
+        TileShape { pixels: 4, blocks: 1, tail: false, run: tile_avxvnni::<4, 1, false> },
+        TileShape { pixels: 6, blocks: 0, tail: true, run: tile_avxvnni::<6, 0, true> },
+        TileShape { pixels: 4, blocks: 0, tail: true, run: tile_avxvnni::<4, 0, true> },
+    ];
+
+    #[inline(always)]
+    unsafe fn dpbusd(acc: __m256i, inputs: __m256i, weights: __m256i) -> __m256i {
+        // SAFETY: the caller has AVX-VNNI.
+        unsafe { _mm256_dpbusd_avx_epi32(acc, inputs, weights) }
+    }
+}
+
+impl Encoding for Evex {
+    const SHAPES: &'static [TileShape] = &[
+        TileShape { pixels: 6, blocks: 1, tail: false, run: tile_avx512vl::<6, 1, false> },
+        TileShape { pixels: 4, blocks: 1, tail: false, run: tile_avx512vl::<4, 1, false> },
+        TileShape { pixels: 6, blocks: 0, tail: true, run: tile_avx512vl::<6, 0, true> },
+        TileShape { pixels: 4, blocks: 0, tail: true, run: tile_avx512vl::<4, 0, true> },
+    ];
+
+    #[inline(always)]
+    unsafe fn dpbusd(acc: __m256i, inputs: __m256i, weights: __m256i) -> __m256i {
+        // SAFETY: the caller has AVX-512 VL and VNNI.
+        unsafe { _mm256_dpbusd_epi32(acc, inputs, weights) }
+    }
+}
+
+// SAFETY (for all blocks below): the instruction set is promised by the trait, and so are the bytes behind pointers.
+#[allow(clippy::undocumented_unsafe_blocks)]
+impl Dot for Avx2 {
+    /// Even inputs, odd inputs.
+    type Weights = [[__m256i; 2]; 2];
+    type Inputs = [__m256i; 2];
+    const UNIT: usize = 16;
+    // 16 registers: 8 accumulators, 4 of weights, 2 of inputs and a product.
+    const SHAPES: &'static [TileShape] = &[
+        TileShape { pixels: 4, blocks: 1, tail: false, run: tile_avx2::<4, 1, false> },
+        TileShape { pixels: 2, blocks: 1, tail: false, run: tile_avx2::<2, 1, false> },
+        TileShape { pixels: 4, blocks: 0, tail: true, run: tile_avx2::<4, 0, true> },
+        TileShape { pixels: 2, blocks: 0, tail: true, run: tile_avx2::<2, 0, true> },
+    ];
+
+    #[inline(always)]
+    unsafe fn weights(from: *const u8) -> [[__m256i; 2]; 2] {
+        unsafe {
+            let [a, b] = load_pair(from);
+            let (up_a, up_b) = (_mm256_slli_epi16::<8>(a), _mm256_slli_epi16::<8>(b));
+            [[_mm256_srai_epi16::<8>(up_a), _mm256_srai_epi16::<8>(up_b)], [_mm256_srai_epi16::<8>(a), _mm256_srai_epi16::<8>(b)]]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn low(from: *const u8) -> [__m256i; 2] {
+        unsafe { [splat4(from), splat4(from.add(8))] }
+    }
+
+    #[inline(always)]
+    unsafe fn high(from: *const u8) -> [__m256i; 2] {
+        unsafe { [splat4(from.add(4)), splat4(from.add(12))] }
+    }
+
+    #[inline(always)]
+    unsafe fn whole(from: *const u8) -> [__m256i; 2] {
+        unsafe { [splat8(from), splat8(from.add(8))] }
+    }
+
+    #[inline(always)]
+    unsafe fn dot(acc: [__m256i; 2], x: [__m256i; 2], w: [[__m256i; 2]; 2]) -> [__m256i; 2] {
+        unsafe {
+            // Products of a byte and a signed byte in words: two of them never leave 32 bits.
+            let mut sums = acc;
+            for i in 0..2 {
+                sums[i] = _mm256_add_epi32(sums[i], _mm256_madd_epi16(x[0], w[0][i]));
+                sums[i] = _mm256_add_epi32(sums[i], _mm256_madd_epi16(x[1], w[1][i]));
+            }
+            sums
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn eight(v: &[i32; 16], half: usize) -> __m256i {
+    // SAFETY: the caller has AVX2; `half` is 0 or 1, so eight lanes are left.
+    unsafe { _mm256_loadu_si256(v.as_ptr().add(8 * half).cast()) }
+}
+
+#[inline(always)]
+unsafe fn requantize(acc: __m256i, ch: &Channels, half: usize) -> __m256i {
+    // SAFETY: the caller has AVX2; `half` is 0 or 1.
+    unsafe {
+        let acc = _mm256_sllv_epi32(acc, eight(&ch.pre_shift, half));
+        let even = _mm256_mul_epi32(acc, eight(&ch.multiplier, half));
+        let odd = _mm256_mul_epi32(_mm256_srli_epi64::<32>(acc), eight(&ch.multiplier_odd, half));
+        let hi = _mm256_blend_epi32::<0b1010_1010>(_mm256_srli_epi64::<32>(even), odd);
+        _mm256_srav_epi32(_mm256_add_epi32(hi, eight(&ch.rounding, half)), eight(&ch.shift, half))
+    }
+}
+
+/// Order of 64-bit parts that undoes what 128-bit lanes do to a pack.
+const UNZIP: i32 = 0b11_01_10_00;
+
+// SAFETY (for all blocks below): the instruction set is promised by the trait, and so are the bytes behind pointers.
+#[allow(clippy::undocumented_unsafe_blocks)]
+impl<D: Dot> Simd for Wide256<D> {
+    type Acc = [__m256i; 2];
+    type Weights = D::Weights;
+    type Inputs = D::Inputs;
+    type Lanes = __m256i;
+    const PIXELS: usize = 2;
+    const UNIT: usize = D::UNIT;
+    const SHAPES: &'static [TileShape] = D::SHAPES;
+
+    #[inline(always)]
+    unsafe fn acc(from: *const i32) -> [__m256i; 2] {
+        unsafe { load_pair(from.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn weights(from: *const u8) -> D::Weights {
+        unsafe { D::weights(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn low(from: *const u8) -> D::Inputs {
+        unsafe { D::low(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn high(from: *const u8) -> D::Inputs {
+        unsafe { D::high(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn whole(from: *const u8) -> D::Inputs {
+        unsafe { D::whole(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn dot(acc: [__m256i; 2], inputs: D::Inputs, weights: D::Weights) -> [__m256i; 2] {
+        unsafe { D::dot(acc, inputs, weights) }
+    }
+
+    #[inline(always)]
+    unsafe fn requantize([a, b]: [__m256i; 2], channels: &Channels) -> [__m256i; 2] {
+        unsafe { [requantize(a, channels, 0), requantize(b, channels, 1)] }
+    }
+
+    #[inline(always)]
+    unsafe fn block_words([a, b, _, _]: [[__m256i; 2]; 4]) -> [__m256i; 2] {
+        unsafe {
+            [
+                _mm256_permute4x64_epi64::<UNZIP>(_mm256_packs_epi32(a[0], b[0])),
+                _mm256_permute4x64_epi64::<UNZIP>(_mm256_packs_epi32(a[1], b[1])),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn fold(a: [__m256i; 2], b: [__m256i; 2]) -> [__m256i; 2] {
+        unsafe {
+            [
+                _mm256_permute4x64_epi64::<UNZIP>(_mm256_hadd_epi32(a[0], a[1])),
+                _mm256_permute4x64_epi64::<UNZIP>(_mm256_hadd_epi32(b[0], b[1])),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn tail_words([[a, b], _]: [[__m256i; 2]; 2]) -> __m256i {
+        unsafe { _mm256_permute4x64_epi64::<UNZIP>(_mm256_packs_epi32(a, b)) }
+    }
+
+    #[inline(always)]
+    unsafe fn splat(word: i16) -> __m256i {
+        unsafe { _mm256_set1_epi16(word) }
+    }
+
+    #[inline(always)]
+    unsafe fn add(a: __m256i, b: __m256i) -> __m256i {
+        unsafe { _mm256_adds_epi16(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn clamp(v: __m256i, min: __m256i, max: __m256i) -> __m256i {
+        unsafe { _mm256_min_epi16(_mm256_max_epi16(v, min), max) }
+    }
+
+    #[inline(always)]
+    unsafe fn join(hi: __m256i, lo: __m256i) -> [__m256i; 2] {
+        unsafe { [_mm256_unpacklo_epi8(lo, hi), _mm256_unpackhi_epi8(lo, hi)] }
+    }
+
+    #[inline(always)]
+    unsafe fn extend(bytes: __m256i) -> [__m256i; 2] {
+        unsafe {
+            [
+                _mm256_srai_epi16::<8>(_mm256_unpacklo_epi8(bytes, bytes)),
+                _mm256_srai_epi16::<8>(_mm256_unpackhi_epi8(bytes, bytes)),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn narrow([a, b]: [__m256i; 2]) -> __m256i {
+        unsafe { _mm256_packs_epi16(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn split([a, b]: [__m256i; 2]) -> (__m256i, __m256i) {
+        unsafe {
+            let hi = _mm256_packs_epi16(_mm256_srai_epi16::<8>(a), _mm256_srai_epi16::<8>(b));
+            let byte = _mm256_set1_epi16(0xff);
+            (hi, _mm256_packus_epi16(_mm256_and_si256(a, byte), _mm256_and_si256(b, byte)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const u8, stride: usize) -> __m256i {
+        unsafe {
+            let a = _mm256_castsi128_si256(_mm_loadu_si128(from.cast()));
+            _mm256_inserti128_si256::<1>(a, _mm_loadu_si128(from.add(stride).cast()))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store(to: *mut u8, stride: usize, v: __m256i) {
+        unsafe {
+            _mm_storeu_si128(to.cast(), _mm256_castsi256_si128(v));
+            _mm_storeu_si128(to.add(stride).cast(), _mm256_extracti128_si256::<1>(v));
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_half(from: *const u8, stride: usize) -> __m256i {
+        unsafe {
+            let a = _mm256_castsi128_si256(_mm_loadl_epi64(from.cast()));
+            _mm256_inserti128_si256::<1>(a, _mm_loadl_epi64(from.add(stride).cast()))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_half(to: *mut u8, stride: usize, v: __m256i) {
+        unsafe {
+            _mm_storel_epi64(to.cast(), _mm256_castsi256_si128(v));
+            _mm_storel_epi64(to.add(stride).cast(), _mm256_extracti128_si256::<1>(v));
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn spill(to: &mut [i16; 32], v: __m256i) {
+        unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), v) }
+    }
+}

@@ -1,0 +1,265 @@
+//! AVX-512 with VNNI: 64 multiply-accumulates an instruction, four pixels to a 64-byte store.
+
+use super::simd::Simd;
+use super::tile::{self, Channels, Tile, TileShape};
+use super::{conv, dense};
+use crate::kernels::{Backend, ConvCall, ConvKernel, DenseCall, Isa, PoolCall, ShortcutCall, scalar};
+use crate::op::Layout;
+use core::arch::x86_64::*;
+
+/// AVX-512 F, BW, VL and VNNI.
+pub(super) struct Avx512;
+
+pub(in crate::kernels) const BACKEND: Backend = Backend {
+    isa: Isa::Avx512Vnni,
+    layout: Layout::K8N16,
+    conv: ConvKernel {
+        name: "qs8_conv_16x16_k8n16_avx512vnni",
+        tile: (16, 16),
+        scratch_len: conv::scratch_len::<Avx512>,
+        run,
+    },
+    shortcut,
+    pool,
+    dense,
+};
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+unsafe fn run(call: &mut ConvCall<'_>) {
+    // SAFETY: this function has the instruction set that `Avx512` asks for.
+    unsafe { conv::run::<Avx512>(call) }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+unsafe fn shortcut(call: &mut ShortcutCall<'_>) {
+    scalar::shortcut::body(call);
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+unsafe fn pool(call: &mut PoolCall<'_>) {
+    scalar::pool::body(call);
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+unsafe fn dense(call: &mut DenseCall<'_>) {
+    dense::body(call);
+}
+
+/// # Safety
+/// AVX-512 F, BW, VL and VNNI are available and the tile is valid.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+unsafe fn run_tile<const MR: usize, const NB: usize, const TAIL: bool>(t: &Tile) {
+    // SAFETY: as promised by the caller.
+    unsafe { tile::body::<Avx512, MR, NB, TAIL>(t) }
+}
+
+const fn shape<const MR: usize, const NB: usize, const TAIL: bool>() -> TileShape {
+    TileShape { pixels: MR, blocks: NB, tail: TAIL, run: run_tile::<MR, NB, TAIL> }
+}
+
+
+#[inline(always)]
+unsafe fn lanes(v: &[i32; 16]) -> __m512i {
+    // SAFETY: the caller has AVX-512 F; the array has 64 bytes.
+    unsafe { _mm512_loadu_si512(v.as_ptr().cast()) }
+}
+
+#[inline(always)]
+unsafe fn four(a: __m128i, b: __m128i, c: __m128i, d: __m128i) -> __m512i {
+    // SAFETY: the caller has AVX-512 F.
+    unsafe {
+        let ab = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(a), b);
+        let cd = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(c), d);
+        _mm512_inserti64x4::<1>(_mm512_castsi256_si512(ab), cd)
+    }
+}
+
+// SAFETY (for all blocks below): the instruction set is promised by the trait, and so are the bytes behind pointers.
+#[allow(clippy::undocumented_unsafe_blocks)]
+impl Simd for Avx512 {
+    type Acc = __m512i;
+    type Weights = __m512i;
+    type Inputs = __m512i;
+    type Lanes = __m512i;
+    const PIXELS: usize = 4;
+    const UNIT: usize = 8;
+    // 32 registers: at most 24 accumulators, next to 3 of weights and the inputs.
+    const SHAPES: &'static [TileShape] = &[
+        shape::<16, 1, false>(),
+        shape::<8, 1, false>(),
+        shape::<4, 1, false>(),
+        shape::<8, 2, false>(),
+        shape::<4, 2, false>(),
+        shape::<8, 3, false>(),
+        shape::<4, 3, false>(),
+        shape::<8, 1, true>(),
+        shape::<4, 1, true>(),
+        shape::<16, 0, true>(),
+        shape::<4, 0, true>(),
+    ];
+
+    #[inline(always)]
+    unsafe fn acc(from: *const i32) -> __m512i {
+        unsafe { _mm512_loadu_si512(from.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn weights(from: *const u8) -> __m512i {
+        unsafe { _mm512_loadu_si512(from.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn low(from: *const u8) -> __m512i {
+        unsafe { _mm512_set1_epi32(from.cast::<i32>().read_unaligned()) }
+    }
+
+    #[inline(always)]
+    unsafe fn high(from: *const u8) -> __m512i {
+        unsafe { _mm512_set1_epi32(from.add(4).cast::<i32>().read_unaligned()) }
+    }
+
+    #[inline(always)]
+    unsafe fn whole(from: *const u8) -> __m512i {
+        unsafe { _mm512_set1_epi64(from.cast::<i64>().read_unaligned()) }
+    }
+
+    #[inline(always)]
+    unsafe fn dot(acc: __m512i, inputs: __m512i, weights: __m512i) -> __m512i {
+        unsafe { _mm512_dpbusd_epi32(acc, inputs, weights) }
+    }
+
+    #[inline(always)]
+    unsafe fn requantize(acc: __m512i, ch: &Channels) -> __m512i {
+        unsafe {
+            let acc = _mm512_sllv_epi32(acc, lanes(&ch.pre_shift));
+            let even = _mm512_mul_epi32(acc, lanes(&ch.multiplier));
+            let odd = _mm512_castps_si512(_mm512_movehdup_ps(_mm512_castsi512_ps(acc)));
+            let odd = _mm512_mul_epi32(odd, lanes(&ch.multiplier_odd));
+            let (even, odd) = (_mm512_castsi512_ps(even), _mm512_castsi512_ps(odd));
+            let hi = _mm512_castps_si512(_mm512_mask_movehdup_ps(odd, 0x5555, even));
+            _mm512_srav_epi32(_mm512_add_epi32(hi, lanes(&ch.rounding)), lanes(&ch.shift))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn block_words([a, b, c, d]: [__m512i; 4]) -> [__m512i; 2] {
+        unsafe {
+            // 128-bit lane i holds channels 4i..4i+4 of both pixels.
+            let (ab, cd) = (_mm512_packs_epi32(a, b), _mm512_packs_epi32(c, d));
+            let low = _mm512_setr_epi64(0, 2, 1, 3, 8, 10, 9, 11);
+            let high = _mm512_setr_epi64(4, 6, 5, 7, 12, 14, 13, 15);
+            [_mm512_permutex2var_epi64(ab, low, cd), _mm512_permutex2var_epi64(ab, high, cd)]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn fold(a: __m512i, b: __m512i) -> __m512i {
+        unsafe {
+            let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+            let odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+            _mm512_add_epi32(_mm512_permutex2var_epi32(a, even, b), _mm512_permutex2var_epi32(a, odd, b))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn tail_words([ab, cd]: [__m512i; 2]) -> __m512i {
+        unsafe {
+            // 64-bit parts: a0 c0 a1 c1 b0 d0 b1 d1.
+            let packed = _mm512_packs_epi32(ab, cd);
+            _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), packed)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn splat(word: i16) -> __m512i {
+        unsafe { _mm512_set1_epi16(word) }
+    }
+
+    #[inline(always)]
+    unsafe fn add(a: __m512i, b: __m512i) -> __m512i {
+        unsafe { _mm512_adds_epi16(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn clamp(v: __m512i, min: __m512i, max: __m512i) -> __m512i {
+        unsafe { _mm512_min_epi16(_mm512_max_epi16(v, min), max) }
+    }
+
+    #[inline(always)]
+    unsafe fn join(hi: __m512i, lo: __m512i) -> [__m512i; 2] {
+        unsafe { [_mm512_unpacklo_epi8(lo, hi), _mm512_unpackhi_epi8(lo, hi)] }
+    }
+
+    #[inline(always)]
+    unsafe fn extend(bytes: __m512i) -> [__m512i; 2] {
+        unsafe {
+            [
+                _mm512_srai_epi16::<8>(_mm512_unpacklo_epi8(bytes, bytes)),
+                _mm512_srai_epi16::<8>(_mm512_unpackhi_epi8(bytes, bytes)),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn narrow([a, b]: [__m512i; 2]) -> __m512i {
+        unsafe { _mm512_packs_epi16(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn split([a, b]: [__m512i; 2]) -> (__m512i, __m512i) {
+        unsafe {
+            let hi = _mm512_packs_epi16(_mm512_srai_epi16::<8>(a), _mm512_srai_epi16::<8>(b));
+            let byte = _mm512_set1_epi16(0xff);
+            (hi, _mm512_packus_epi16(_mm512_and_si512(a, byte), _mm512_and_si512(b, byte)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const u8, stride: usize) -> __m512i {
+        unsafe {
+            if stride == 16 {
+                return _mm512_loadu_si512(from.cast());
+            }
+            let (a, b) = (_mm_loadu_si128(from.cast()), _mm_loadu_si128(from.add(stride).cast()));
+            let (c, d) = (_mm_loadu_si128(from.add(2 * stride).cast()), _mm_loadu_si128(from.add(3 * stride).cast()));
+            four(a, b, c, d)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store(to: *mut u8, stride: usize, v: __m512i) {
+        unsafe {
+            if stride == 16 {
+                return _mm512_storeu_si512(to.cast(), v);
+            }
+            _mm_storeu_si128(to.cast(), _mm512_castsi512_si128(v));
+            _mm_storeu_si128(to.add(stride).cast(), _mm512_extracti32x4_epi32::<1>(v));
+            _mm_storeu_si128(to.add(2 * stride).cast(), _mm512_extracti32x4_epi32::<2>(v));
+            _mm_storeu_si128(to.add(3 * stride).cast(), _mm512_extracti32x4_epi32::<3>(v));
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_half(from: *const u8, stride: usize) -> __m512i {
+        unsafe {
+            let (a, b) = (_mm_loadl_epi64(from.cast()), _mm_loadl_epi64(from.add(stride).cast()));
+            let (c, d) = (_mm_loadl_epi64(from.add(2 * stride).cast()), _mm_loadl_epi64(from.add(3 * stride).cast()));
+            four(a, b, c, d)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_half(to: *mut u8, stride: usize, v: __m512i) {
+        unsafe {
+            _mm_storel_epi64(to.cast(), _mm512_castsi512_si128(v));
+            _mm_storel_epi64(to.add(stride).cast(), _mm512_extracti32x4_epi32::<1>(v));
+            _mm_storel_epi64(to.add(2 * stride).cast(), _mm512_extracti32x4_epi32::<2>(v));
+            _mm_storel_epi64(to.add(3 * stride).cast(), _mm512_extracti32x4_epi32::<3>(v));
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn spill(to: &mut [i16; 32], v: __m512i) {
+        unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), v) }
+    }
+}

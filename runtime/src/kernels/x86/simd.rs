@@ -1,0 +1,74 @@
+//! What the generic convolution asks of a vector unit.
+
+use super::tile::{Channels, TileShape};
+
+/// A vector unit. One value of [`Simd::Lanes`] has one 128-bit lane for each of [`Simd::PIXELS`] pixels; accumulators
+/// always come in sixteens.
+///
+/// # Safety
+/// Every function needs the unit's instruction set; the ones that take pointers name the bytes they touch. Nothing
+/// needs to be aligned.
+pub(super) trait Simd: 'static {
+    /// 16 i32 accumulators.
+    type Acc: Copy;
+    /// 64 bytes of packed weights, ready to be multiplied.
+    type Weights: Copy;
+    /// Activations of one pixel in all lanes.
+    type Inputs: Copy;
+    /// `PIXELS` 128-bit lanes of bytes or 16-bit words.
+    type Lanes: Copy;
+    /// Pixels whose outputs are stored together: 4 or 2.
+    const PIXELS: usize;
+    /// Bytes in the ring for a step of eight activations: 8, or 16 where they are widened to words.
+    const UNIT: usize;
+    /// Tiles that are compiled for this unit: the more pixels, the earlier.
+    const SHAPES: &'static [TileShape];
+
+    /// Reads 16 i32 values.
+    unsafe fn acc(from: *const i32) -> Self::Acc;
+    /// Reads 64 bytes of weights.
+    unsafe fn weights(from: *const u8) -> Self::Weights;
+    /// Inputs 0..4 of the unit at `from` in every 32-bit lane.
+    unsafe fn low(from: *const u8) -> Self::Inputs;
+    /// Inputs 4..8 of the unit at `from` in every 32-bit lane.
+    unsafe fn high(from: *const u8) -> Self::Inputs;
+    /// Inputs 0..8 of the unit at `from` in every 64-bit lane.
+    unsafe fn whole(from: *const u8) -> Self::Inputs;
+    /// Adds four products to each accumulator, exactly.
+    unsafe fn dot(acc: Self::Acc, inputs: Self::Inputs, weights: Self::Weights) -> Self::Acc;
+
+    /// Requantizes all lanes; the result is not saturated yet. See [`Channels`] for the formula.
+    unsafe fn requantize(acc: Self::Acc, channels: &Channels) -> Self::Acc;
+    /// Saturates the first `PIXELS` values of `pixels` (16 channels each) to words: channels 0..8 and 8..16.
+    unsafe fn block_words(pixels: [Self::Acc; 4]) -> [Self::Lanes; 2];
+    /// Adds even and odd lanes of two pixels: 8 channels of `a`, then 8 channels of `b`.
+    unsafe fn fold(a: Self::Acc, b: Self::Acc) -> Self::Acc;
+    /// Saturates the first `PIXELS / 2` results of [`Simd::fold`] to words.
+    unsafe fn tail_words(pairs: [Self::Acc; 2]) -> Self::Lanes;
+
+    /// One word in all lanes.
+    unsafe fn splat(word: i16) -> Self::Lanes;
+    /// Sum of words, saturated.
+    unsafe fn add(a: Self::Lanes, b: Self::Lanes) -> Self::Lanes;
+    /// Words limited to `min..=max`.
+    unsafe fn clamp(v: Self::Lanes, min: Self::Lanes, max: Self::Lanes) -> Self::Lanes;
+    /// Words of the low and of the high eight bytes of each lane.
+    unsafe fn join(hi: Self::Lanes, lo: Self::Lanes) -> [Self::Lanes; 2];
+    /// Sign-extended low and high eight bytes of each lane.
+    unsafe fn extend(bytes: Self::Lanes) -> [Self::Lanes; 2];
+    /// Words, which are in the int8 range, as bytes: what [`Simd::extend`] undoes.
+    unsafe fn narrow(words: [Self::Lanes; 2]) -> Self::Lanes;
+    /// High and low bytes of words: what [`Simd::join`] undoes.
+    unsafe fn split(words: [Self::Lanes; 2]) -> (Self::Lanes, Self::Lanes);
+
+    /// Reads 16 bytes for each lane, `stride` bytes apart.
+    unsafe fn load(from: *const u8, stride: usize) -> Self::Lanes;
+    /// Writes 16 bytes of each lane, `stride` bytes apart.
+    unsafe fn store(to: *mut u8, stride: usize, v: Self::Lanes);
+    /// Reads 8 bytes into the low half of each lane, `stride` bytes apart.
+    unsafe fn load_half(from: *const u8, stride: usize) -> Self::Lanes;
+    /// Writes the low 8 bytes of each lane, `stride` bytes apart.
+    unsafe fn store_half(to: *mut u8, stride: usize, v: Self::Lanes);
+    /// Writes all lanes, one behind the other.
+    unsafe fn spill(to: &mut [i16; 32], v: Self::Lanes);
+}
