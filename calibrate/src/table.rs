@@ -32,6 +32,12 @@ pub struct CalibrationTable {
     pub images: u64,
     /// Seed of the choice of images.
     pub seed: u64,
+    /// Training images of each class, as counted in the data set that the images came from; empty where unknown.
+    #[serde(default)]
+    pub class_counts: Vec<u32>,
+    /// Names of the classes, where the data set has them; else empty.
+    #[serde(default)]
+    pub class_names: Vec<String>,
     /// Statistics of each named value.
     pub values: BTreeMap<String, ValueStats>,
 }
@@ -81,7 +87,8 @@ impl CalibrationTable {
     /// A table without values.
     pub fn new(origin: Origin) -> Self {
         let Origin { model, observer, images, seed } = origin;
-        Self { version: VERSION, model, observer, images, seed, values: BTreeMap::new() }
+        let (class_counts, class_names) = (Vec::new(), Vec::new());
+        Self { version: VERSION, model, observer, images, seed, class_counts, class_names, values: BTreeMap::new() }
     }
 
     /// Adds the statistics of the value `name`.
@@ -201,6 +208,12 @@ impl CalibrationTable {
         field("observer", serde_json::to_string(&self.observer)?)?;
         field("images", self.images.to_string())?;
         field("seed", self.seed.to_string())?;
+        if !self.class_counts.is_empty() {
+            field("class_counts", serde_json::to_string(&self.class_counts)?)?;
+        }
+        if !self.class_names.is_empty() {
+            field("class_names", serde_json::to_string(&self.class_names)?)?;
+        }
         text.push_str("  \"values\": {");
         for (i, (name, stats)) in self.values.iter().enumerate() {
             let comma = if i == 0 { "" } else { "," };

@@ -69,12 +69,14 @@ impl ArtifactFile {
 /// Whether the file at `path` begins as an artifact does; false for folders.
 ///
 /// # Errors
-/// Names the file if it cannot be read.
+/// Names the file if it cannot be read, or is a pipe or a device, which would block or never end.
 pub fn is_artifact(path: &Path) -> Result<bool> {
     let what = || format!("cannot open {}", path.display());
-    if !fs::metadata(path).with_context(what)?.is_file() {
+    let kind = fs::metadata(path).with_context(what)?;
+    if kind.is_dir() {
         return Ok(false);
     }
+    ensure!(kind.is_file(), "{} is neither a file nor a folder", path.display());
     let mut start = Vec::new();
     File::open(path).with_context(what)?.take(MAGIC.len() as u64).read_to_end(&mut start).with_context(what)?;
     Ok(start == MAGIC)
@@ -113,12 +115,7 @@ pub fn check_destination(path: &Path) -> Result<()> {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
-    ensure!(
-        folder.is_dir(),
-        "cannot write {}: there is no folder {}; make it first",
-        path.display(),
-        folder.display()
-    );
+    ensure!(folder.is_dir(), "cannot write {}: there is no folder {}; make it first", path.display(), folder.display());
     let mut prefix = std::ffi::OsString::from(".");
     prefix.push(name);
     let probe = tempfile::Builder::new().prefix(&prefix).suffix(".tmp").tempfile_in(folder);
@@ -153,6 +150,8 @@ mod tests {
         assert!(!is_artifact(folder.path()).unwrap());
         assert!(ArtifactFile::read(folder.path()).is_err());
         assert!(is_artifact(&folder.path().join("absent")).is_err());
+        #[cfg(unix)]
+        assert!(is_artifact(Path::new("/dev/null")).is_err());
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use ride_calibrate::data::DataSet;
+use ride_calibrate::sampling;
 use ride_runtime::exec::{Output, Probe};
 use ride_runtime::kernels::{BACKENDS, Backend};
 use ride_runtime::model::Part;
@@ -20,7 +21,7 @@ use crate::artifact_file;
 pub const MAX_IMAGES: usize = 1000;
 /// Synthetic images that are used without a data set.
 pub const SYNTHETIC_IMAGES: u32 = 128;
-/// Rounds before the clock counts.
+/// Rounds before the clock counts, at most.
 const WARM_UP: usize = 20;
 /// Most rounds, which bounds the memory for samples.
 const MAX_ROUNDS: usize = 1_000_000;
@@ -69,7 +70,9 @@ pub struct Row {
 /// Latency where the routers decide.
 #[derive(Clone, Debug, Serialize)]
 pub struct Routed {
-    /// Mean number of experts over the images.
+    /// Images that the routes were taken of.
+    pub images: usize,
+    /// Mean number of experts over them.
     pub expected_experts: f64,
     /// How long a sample takes.
     #[serde(flatten)]
@@ -107,9 +110,9 @@ pub fn backend(model: Model<'_>, name: &str) -> Result<&'static Backend> {
     let usable: Vec<_> = backends(model).collect();
     let found = usable.iter().find(|b| b.isa.name() == name || b.conv.name == name);
     let names = usable.iter().map(|b| format!("{} ({})", b.isa.name(), b.conv.name)).collect::<Vec<_>>().join(", ");
-    found.copied().with_context(|| {
-        format!("there is no kernel {name:?} for this artifact on this machine; available: {names}")
-    })
+    found
+        .copied()
+        .with_context(|| format!("there is no kernel {name:?} for this artifact on this machine; available: {names}"))
 }
 
 /// The backends that can run `model` on this machine, slowest first.
@@ -117,13 +120,15 @@ pub fn backends(model: Model<'_>) -> impl Iterator<Item = &'static Backend> {
     BACKENDS.iter().filter(move |b| b.layout == model.layout() && b.isa.available())
 }
 
-/// Pixels of up to [`MAX_IMAGES`] images of `data`.
+/// Pixels of up to [`MAX_IMAGES`] images of `data`, spread evenly over it and shuffled, so that the first few of them
+/// stand for all even where the set is sorted by class.
 ///
 /// # Errors
 /// If an image cannot be read.
 pub fn images_of(data: &DataSet) -> Result<Vec<Vec<u8>>> {
     let count = data.len().min(MAX_IMAGES);
-    (0..count).map(|i| Ok(data.pixels(i * data.len() / count)?.into_owned())).collect()
+    let order = sampling::uniform(count, count, 0);
+    order.iter().map(|i| Ok(data.pixels(i * data.len() / count)?.into_owned())).collect()
 }
 
 /// Synthetic pictures, the same on every machine.
@@ -141,12 +146,7 @@ pub fn synthetic_images(model: Model<'_>) -> Vec<Vec<u8>> {
 ///
 /// # Errors
 /// If there are no images, they do not fit the model, or it has fewer experts than asked for.
-pub fn bench(
-    model: Model<'_>,
-    images: &[Vec<u8>],
-    settings: &Settings,
-    progress: OnProgress<'_>,
-) -> Result<Report> {
+pub fn bench(model: Model<'_>, images: &[Vec<u8>], settings: &Settings, progress: OnProgress<'_>) -> Result<Report> {
     ensure!(!images.is_empty(), "there are no images to measure with");
     if let Some(n) = settings.experts.filter(|n| !(1..=model.experts()).contains(n)) {
         bail!("{n} experts were asked for, the artifact has {}", model.experts());
@@ -162,8 +162,12 @@ pub fn bench(
         fixed: counts.iter().map(|&experts| (experts, Vec::new())).collect(),
         routed_runs: Vec::new(),
     };
+    let start = Instant::now();
     for image in images.iter().cycle().take(WARM_UP) {
         rounds.round(&mut session, image)?;
+        if start.elapsed() >= settings.time / 10 {
+            break;
+        }
     }
     rounds.clear();
     let start = Instant::now();
@@ -175,7 +179,7 @@ pub fn bench(
         progress(share.min(1.0));
         rounds.round(&mut session, image)?;
     }
-    let used = if rounds.routed { used_experts(&mut session, images)? } else { Vec::new() };
+    let used = if rounds.routed { used_experts(&mut session, images, settings.time)? } else { Vec::new() };
     Ok(rounds.report(model, session.backend(), &used))
 }
 
@@ -190,9 +194,17 @@ fn session<'m, 'a>(
     })
 }
 
-/// Number of experts that routing uses for each image.
-fn used_experts(session: &mut Session<'_, '_>, images: &[Vec<u8>]) -> Result<Vec<usize>> {
-    images.iter().map(|image| Ok(session.classify(image, Policy::Routed)?.experts)).collect()
+/// Number of experts that routing uses for each image, for as many of them as `time` allows, at least one.
+fn used_experts(session: &mut Session<'_, '_>, images: &[Vec<u8>], time: Duration) -> Result<Vec<usize>> {
+    let start = Instant::now();
+    let mut used = Vec::with_capacity(images.len());
+    for image in images {
+        used.push(session.classify(image, Policy::Routed)?.experts);
+        if start.elapsed() >= time {
+            break;
+        }
+    }
+    Ok(used)
 }
 
 /// Samples in nanoseconds.
@@ -239,6 +251,7 @@ impl Rounds {
         let share = |n: usize| used.iter().filter(|&&u| u == n).count() as f64 / used.len() as f64;
         let times: Vec<u64> = self.routed_runs.iter().map(|run| run.1).collect();
         Routed {
+            images: used.len(),
             expected_experts: used.iter().sum::<usize>() as f64 / used.len() as f64,
             latency: Latency::of(&times),
             experts: (1..=experts).map(share).collect(),

@@ -26,6 +26,7 @@ pub mod exec;
 pub mod format;
 pub mod golden;
 pub mod kernels;
+mod lifetimes;
 pub mod model;
 pub mod op;
 pub mod oracle;

@@ -6,6 +6,7 @@ use crate::format::header::{self, Entry, Kind, model as field};
 use crate::format::record::{PART_HEAD, RECORD_LEN, ROUTER_HEAD, decode, decode_router};
 use crate::format::{MAX_EXPERTS, f32_at, u16_at, u32_at};
 use crate::kernels::{self, dense};
+use crate::lifetimes;
 use crate::op::{Conv, Dense, Layout, Limits, Op, Planes, Router, Shortcut, Source, Span, Step, feature_norm_at};
 
 /// One of the pieces that run one after the other.
@@ -162,7 +163,7 @@ impl<'m> Model<'m> {
     }
 
     /// Section table, for reports.
-    pub fn sections(&self) -> impl Iterator<Item = Entry> + 'm {
+    pub fn sections(&self) -> impl Iterator<Item = Entry> + use<'m> {
         let bytes = self.bytes;
         (0..).map_while(move |n| Entry::read(bytes, n))
     }
@@ -174,7 +175,7 @@ impl<'m> Model<'m> {
     }
 
     /// Stem and experts in the order in which they run.
-    pub fn parts(&self) -> impl Iterator<Item = Part<'m>> {
+    pub fn parts(&self) -> impl Iterator<Item = Part<'m>> + use<'m> {
         let model = *self;
         let experts = (0..self.experts() as u16).map(PartId::Expert);
         core::iter::once(PartId::Stem).chain(experts).filter_map(move |id| model.part(id))
@@ -187,23 +188,28 @@ impl<'m> Model<'m> {
     }
 
     pub(crate) fn scratch(&self) -> core::ops::Range<usize> {
-        let at = u32_at(self.head, field::SCRATCH) as usize;
-        at..at + u32_at(self.head, field::SCRATCH_LEN) as usize
+        match u32_at(self.head, field::SCRATCH_LEN) as usize {
+            0 => 0..0,
+            len => self.region(field::SCRATCH, len),
+        }
     }
 
     pub(crate) fn logits(&self) -> core::ops::Range<usize> {
-        let at = u32_at(self.head, field::LOGITS) as usize;
-        at..at + 4 * self.classes()
+        self.region(field::LOGITS, 4 * self.classes())
     }
 
     pub(crate) fn sum(&self) -> core::ops::Range<usize> {
-        let at = u32_at(self.head, field::SUM) as usize;
-        at..at + 4 * self.classes()
+        self.region(field::SUM, 4 * self.classes())
     }
 
     pub(crate) fn feature(&self) -> core::ops::Range<usize> {
-        let at = u32_at(self.head, field::FEATURE) as usize;
-        at..at + feature_norm_at(usize::from(u16_at(self.head, field::FEATURES))) + 4
+        self.region(field::FEATURE, feature_norm_at(usize::from(u16_at(self.head, field::FEATURES))) + 4)
+    }
+
+    /// Arena bytes from the offset in field `at`; the end saturates where 32 bits are not enough for it.
+    fn region(&self, at: usize, len: usize) -> core::ops::Range<usize> {
+        let at = u32_at(self.head, at) as usize;
+        at..at.saturating_add(len)
     }
 
     pub(crate) fn golden(&self) -> &'m [u8] {
@@ -234,15 +240,10 @@ impl<'m> Model<'m> {
         if !(1..=32768).contains(&u16_at(self.head, field::FEATURES)) {
             return bad("length of the feature is out of range", field::FEATURES);
         }
-        for (what, range) in
-            [("scratch", self.scratch()), ("logits", self.logits()), ("sum", self.sum()), ("feature", self.feature())]
-        {
-            if range.end > self.arena_len() || range.start % 4 != 0 {
-                let _ = what;
-                return bad("a fixed region does not lie in the arena or is misaligned", range.start);
-            }
-        }
         let regions = [self.scratch(), self.logits(), self.sum(), self.feature()];
+        if let Some(range) = regions.iter().find(|r| r.end > self.arena_len() || r.start % 4 != 0) {
+            return bad("a fixed region does not lie in the arena or is misaligned", range.start);
+        }
         if overlap(&regions) {
             return bad("fixed regions overlap", field::SCRATCH);
         }
@@ -302,7 +303,7 @@ impl<'m> Model<'m> {
         for i in 0..if self.routed() { self.experts() - 1 } else { 0 } {
             self.check_router(i)?;
         }
-        Ok(())
+        lifetimes::check(self)
     }
 
     fn check_step(&self, part: &Part<'_>, i: usize, step: &Step) -> Result<(), Error> {
@@ -371,7 +372,8 @@ impl<'m> Model<'m> {
         if !(1..=15).contains(&s.kernel) || !(1..=8).contains(&s.stride) || s.padding >= s.kernel {
             return Err("window, stride or padding is out of range");
         }
-        if s.input_len().max(s.output_len()) > 1 << 28 || s.taps() > 1 << 16 {
+        let weights = s.taps() as u64 * u64::from(s.out_c);
+        if too_large([s.in_h, s.in_w, s.in_c], [s.out_h(), s.out_w()], s.out_c) || s.taps() > 1 << 16 || weights > 1 << 28 {
             return Err("convolution is too large");
         }
         if c.source == Source::Image && s.input_len() != self.input_len() {
@@ -381,6 +383,9 @@ impl<'m> Model<'m> {
             return Err("weight layout differs from the model's");
         }
         check_limits(c.limits, c.out)?;
+        if s.in_c > 4 && c.border != [c.border[0]; 4] {
+            return Err("border differs between channels");
+        }
         if c.acc_bits > 31 {
             return Err("accumulator has too many bits");
         }
@@ -391,6 +396,9 @@ impl<'m> Model<'m> {
         let params = kernels::Params::new(span(part.bytes, c.params)?, kernels::padded_channels(s.out_c, c.layout));
         if params.right_shift.iter().any(|r| !(MIN_RIGHT_SHIFT..=MAX_RIGHT_SHIFT).contains(r)) {
             return Err("a right shift is out of range");
+        }
+        if !(0..params.right_shift.len()).all(|i| is_normalised(params.multiplier(i))) {
+            return Err("a multiplier is not normalised");
         }
         Ok(())
     }
@@ -442,6 +450,18 @@ fn check_limits(l: Limits, out: Planes) -> Result<(), &'static str> {
     Ok(())
 }
 
+/// Whether a plane has more than 2^28 bytes; in 64 bits, because sizes in `usize` may wrap on small machines.
+fn too_large(input: [u16; 3], [out_h, out_w]: [usize; 2], out_c: u16) -> bool {
+    let input = input.into_iter().map(u64::from).product::<u64>();
+    let output = out_h as u64 * out_w as u64 * u64::from(out_c);
+    input.max(output) > 1 << 28
+}
+
+/// Whether a multiplier is one that the law allows: in `[2^30, 2^31)`, or 0 for what is not used.
+fn is_normalised(multiplier: i32) -> bool {
+    multiplier == 0 || multiplier >= 1 << 30
+}
+
 fn check_shortcut(s: &Shortcut) -> Result<(), &'static str> {
     if s.in_h == 0 || s.in_w == 0 || s.in_c == 0 || !(1..=8).contains(&s.stride) {
         return Err("shortcut is empty or its stride is out of range");
@@ -455,7 +475,10 @@ fn check_shortcut(s: &Shortcut) -> Result<(), &'static str> {
     if !(MIN_RIGHT_SHIFT..=MAX_RIGHT_SHIFT).contains(&s.right_shift) {
         return Err("a right shift is out of range");
     }
-    if s.input_len().max(s.output_len()) > 1 << 28 {
+    if !is_normalised(s.multiplier) {
+        return Err("a multiplier is not normalised");
+    }
+    if too_large([s.in_h, s.in_w, s.in_c], [s.out_h(), s.out_w()], s.out_c) {
         return Err("shortcut is too large");
     }
     check_limits(s.limits, s.out)
@@ -494,7 +517,7 @@ impl<'m> Part<'m> {
     }
 
     /// All operations.
-    pub fn steps(&self) -> impl Iterator<Item = Step> + 'm {
+    pub fn steps(&self) -> impl Iterator<Item = Step> + use<'m> {
         let part = *self;
         (0..).map_while(move |i| part.step(i))
     }
@@ -511,7 +534,7 @@ impl<'m> Part<'m> {
         }
     }
 
-    fn invalid(&self, reason: &'static str, at: usize) -> Error {
+    pub(crate) fn invalid(&self, reason: &'static str, at: usize) -> Error {
         Error::Invalid { section: self.id.section().0.name(), reason, at }
     }
 }

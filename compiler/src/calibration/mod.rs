@@ -68,7 +68,10 @@ pub fn calibrate(
     let images = choose(data.labels(), settings);
     let image = |index: usize| data.pixels(index);
     let statistics = collect(network, &images, image, progress)?;
-    tabulate(network, &statistics, images.len(), settings)
+    let mut table = tabulate(network, &statistics, images.len(), settings)?;
+    table.class_counts = data.class_counts(network.classes)?;
+    table.class_names = data.class_names().map(<[String]>::to_vec).unwrap_or_default();
+    Ok(table)
 }
 
 /// Indices of the images that the settings choose from a set with these labels, in drawing order.

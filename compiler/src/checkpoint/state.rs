@@ -114,10 +114,10 @@ fn state_dict(root: Value<'_>) -> Result<Value<'_>> {
     if value.entries().any(is_tensor) {
         return Ok(value);
     }
-    let module = [root].into_iter().chain(WRAPPERS.iter().filter_map(|key| root.get(key)));
-    for value in module.filter(|value| value.state().is_some_and(|state| state.get("_modules").is_some())) {
+    let mut modules = [root].into_iter().chain(WRAPPERS.iter().filter_map(|key| root.get(key)));
+    if let Some(module) = modules.find(|value| value.state().is_some_and(|state| state.get("_modules").is_some())) {
         bail!(
-            "it holds {value}, a whole pickled module, which only its own Python code can read; save \
+            "it holds {module}, a whole pickled module, which only its own Python code can read; save \
              model.state_dict() instead"
         );
     }

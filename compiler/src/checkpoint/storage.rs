@@ -111,8 +111,8 @@ impl View {
         if self.len()? == 0 {
             return Ok(0);
         }
-        let steps = self.shape.iter().zip(&self.stride).map(|(n, stride)| (n - 1).checked_mul(*stride));
-        let last = steps.fold(Some(self.offset), |sum, step| sum?.checked_add(step?));
+        let mut steps = self.shape.iter().zip(&self.stride);
+        let last = steps.try_fold(self.offset, |sum, (n, stride)| sum.checked_add((n - 1).checked_mul(*stride)?));
         let extent = last.and_then(|last| last.checked_add(1));
         extent.ok_or_else(|| anyhow::anyhow!("the strides {:?} are too large", self.stride))
     }

@@ -50,12 +50,16 @@ impl Pickler {
             Value::String(text) => self.text(text),
             Value::Array(items) => {
                 self.raw(b"](");
-                items.iter().for_each(|item| drop(self.json(item)));
+                for item in items {
+                    self.json(item);
+                }
                 self.raw(b"e")
             }
             Value::Object(map) => {
                 self.raw(b"}(");
-                map.iter().for_each(|(key, item)| drop(self.text(key).json(item)));
+                for (key, item) in map {
+                    self.text(key).json(item);
+                }
                 self.raw(b"u")
             }
         }
@@ -89,7 +93,7 @@ impl Entry {
 
 /// A file in the making.
 #[derive(Clone, Default)]
-pub(crate) struct File {
+pub(crate) struct TestFile {
     /// The model's tensors.
     pub(crate) entries: Vec<Entry>,
     /// Tensors of the optimizer, which nobody is to load.
@@ -97,11 +101,13 @@ pub(crate) struct File {
     pub(crate) storages: BTreeMap<String, Vec<u8>>,
     /// Goes into a pickled `ConfigParser`.
     pub(crate) config: Option<Value>,
+    /// Opcodes of more keys and values beside the state dict.
+    pub(crate) extra: Vec<u8>,
     /// Whether the state dict is all there is.
     pub(crate) bare: bool,
 }
 
-impl File {
+impl TestFile {
     /// One storage of `f32` for each tensor.
     pub(crate) fn of(state: &BTreeMap<String, Tensor>) -> Self {
         let mut file = Self::default();
@@ -128,7 +134,7 @@ impl File {
             to.text("config").raw(b"cparse_config\nConfigParser\n)\x81}(").text("_config").json(config);
             to.text("_save_dir").raw(b"cpathlib\nPosixPath\n").text("saved").raw(b"\x85Rub");
         }
-        to.raw(b"u").finish()
+        to.raw(&self.extra).raw(b"u").finish()
     }
 
     fn state(&self, to: &mut Pickler, entries: &[Entry]) {
@@ -152,7 +158,9 @@ impl File {
         bytes.extend(self.pickle());
         let mut keys = Pickler::new();
         keys.raw(b"](");
-        self.storages.keys().for_each(|key| drop(keys.text(key)));
+        for key in self.storages.keys() {
+            keys.text(key);
+        }
         bytes.extend(keys.raw(b"e").finish());
         for storage in self.storages.values() {
             bytes.extend(((storage.len() / element_size) as i64).to_le_bytes());

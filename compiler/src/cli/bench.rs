@@ -28,8 +28,6 @@ pub(crate) struct BenchArgs {
     /// Artifact to measure
     #[arg(value_name = "ARTIFACT")]
     artifact: PathBuf,
-    #[command(flatten)]
-    data: DataArgs,
     /// Number of experts to measure: `all` for 1, 2, ... and routing, or one number
     #[arg(long, value_name = "all|N", default_value = "all", value_parser = parse_experts)]
     experts: Experts,
@@ -45,6 +43,8 @@ pub(crate) struct BenchArgs {
     /// Resize the shorter side of images to N pixels instead of as the artifact says
     #[arg(long, value_name = "N")]
     resize: Option<usize>,
+    #[command(flatten)]
+    data: DataArgs,
 }
 
 #[derive(Clone, Copy)]
@@ -120,7 +120,7 @@ fn cpu() -> String {
 fn text(s: &Summary<'_>) -> String {
     let r = &s.report;
     let mut out = format!("{} ({}), 1 thread, {} rounds, {} images\n", r.kernel, s.cpu, r.rounds, s.images);
-    let mut table = Table::new(&["experts", "median us", "p99 us", "min us", "M MAC", "GMAC/s"]);
+    let mut table = Table::new(&["experts", "median µs", "p99 µs", "min µs", "M MAC", "GMAC/s"]);
     let us = |v: f64| format!("{v:.1}");
     let times = |l: &Latency| [us(l.median_us), us(l.p99_us), us(l.min_us)];
     for row in &r.rows {
@@ -137,7 +137,7 @@ fn text(s: &Summary<'_>) -> String {
         let share = |(n, share): (usize, &f64)| format!("{:.1} % use {}", 100.0 * share, n + 1);
         let shares: Vec<String> = routed.experts.iter().enumerate().map(share).collect();
         out += &format!(
-            "routed: {:.2} experts expected ({}), mean {:.1} us, {:+.1} % against the experts alone\n",
+            "routed: {:.2} experts expected ({}), mean {:.1} µs, {:+.1} % against the experts alone\n",
             routed.expected_experts,
             shares.join(", "),
             routed.latency.mean_us,
@@ -155,7 +155,7 @@ fn text(s: &Summary<'_>) -> String {
 }
 
 fn profile_table(profile: &[OpTime]) -> Table {
-    let mut table = Table::new(&["operation", "kind", "median us", "GMAC/s", "share %"]);
+    let mut table = Table::new(&["operation", "kind", "median µs", "GMAC/s", "share %"]).left(2);
     for op in profile {
         let rate = if op.macs > 0 { format!("{:.1}", op.gmac_per_s) } else { "-".to_owned() };
         let share = format!("{:.1}", op.share_percent);

@@ -32,10 +32,6 @@ Examples:
   ride-compile build model_best.pth --data images/ --class-counts counts.txt --target x86-64
   ride-compile build runs/my-ride --calibration table.json")]
 pub(crate) struct BuildArgs {
-    #[command(flatten)]
-    model: ModelArgs,
-    #[command(flatten)]
-    data: DataArgs,
     /// Machine to build for: `host` is this one, `ride-compile targets` lists all
     #[arg(long, value_name = "NAME", default_value = "host")]
     target: String,
@@ -51,6 +47,10 @@ pub(crate) struct BuildArgs {
     /// Fail with exit code 2 if inference needs more bytes of memory
     #[arg(long, value_name = "BYTES")]
     max_arena: Option<usize>,
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    data: DataArgs,
     /// Use this calibration table instead of calibrating
     #[arg(long, value_name = "FILE", help_heading = "Calibration")]
     calibration: Option<PathBuf>,
@@ -108,8 +108,9 @@ pub(crate) fn run(args: &BuildArgs, ui: &mut Ui) -> Result<()> {
         resize_short: imported.preprocess.resize_short,
         fingerprint: &calibration::fingerprint(network),
     })?;
-    let golden_vectors = artifact_file::self_test(&bytes)
-        .map_err(|error| Failed(format!("the finished artifact fails its self-test, nothing was written: {error:#}")))?;
+    let golden_vectors = artifact_file::self_test(&bytes).map_err(|error| {
+        Failed(format!("the finished artifact fails its self-test, nothing was written: {error:#}"))
+    })?;
     let aligned = AlignedBytes::copy_of(&bytes);
     let model = Model::parse(&aligned)?;
     args.check_fit(model)?;
@@ -203,7 +204,8 @@ impl BuildArgs {
             ("arena", arena, self.max_arena, "--residual-bits 8 needs less"),
         ] {
             if let Some(limit) = limit.filter(|&limit| found > limit) {
-                let message = format!("the {what} has {found} bytes, {limit} were allowed; nothing was written; {way_out}");
+                let message =
+                    format!("the {what} has {found} bytes, {limit} were allowed; nothing was written; {way_out}");
                 return Err(Failed(message));
             }
         }

@@ -24,13 +24,13 @@ Example:
   ride-compile calibrate runs/my-ride --data cifar-100-binary -o runs/my-ride/calibration.json
   ride-compile build runs/my-ride")]
 pub(crate) struct CalibrateArgs {
+    /// The table to write
+    #[arg(long, short, value_name = "FILE", default_value = "calibration.json")]
+    output: PathBuf,
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
     data: DataArgs,
-    /// The table to write
-    #[arg(long, short, value_name = "FILE", default_value = "calibration.json")]
-    output: PathBuf,
     #[command(flatten)]
     calibration: CalibrationArgs,
 }

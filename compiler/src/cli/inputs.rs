@@ -50,7 +50,8 @@ pub(crate) struct InputArgs {
 /// `HxW`, or one number for a square.
 fn parse_size(text: &str) -> Result<[usize; 2], String> {
     let (height, width) = text.split_once(['x', 'X']).unwrap_or((text, text));
-    let side = |side: &str| side.trim().parse().map_err(|_| "expected height x width in pixels, as in 32x32".to_owned());
+    let side =
+        |side: &str| side.trim().parse().map_err(|_| "expected height x width in pixels, as in 32x32".to_owned());
     Ok([side(height)?, side(width)?])
 }
 
@@ -58,8 +59,7 @@ impl ModelArgs {
     /// Reads and imports the checkpoint; tells the user what is worth knowing about it.
     pub(crate) fn load(&self, ui: &mut Ui) -> Result<Imported> {
         let InputArgs { mean, std, input_size, resize } = &self.input;
-        let options =
-            ImportOptions { mean: mean.clone(), std: std.clone(), input_size: *input_size, resize: *resize };
+        let options = ImportOptions { mean: mean.clone(), std: std.clone(), input_size: *input_size, resize: *resize };
         load(&self.model, &options, ui)
     }
 

@@ -78,16 +78,23 @@ fn artifact_text(name: &str, r: &ArtifactReport) -> String {
     out += "\nparts\n";
     out += &parts_table(r).text();
     out += "\nkernels for this layout\n";
-    let mut kernels = Table::new(&["kernel", "instructions", "on this machine"]);
+    let mut kernels = Table::new(&["kernel", "instructions", "on this machine"]).left(3);
     for k in &r.kernels {
-        let here = if k.chosen { "chosen" } else if k.available { "available" } else { "-" };
+        let here = if k.chosen {
+            "chosen"
+        } else if k.available {
+            "available"
+        } else {
+            "-"
+        };
         kernels.row([k.kernel.to_owned(), k.isa.to_owned(), here.to_owned()]);
     }
     out += &kernels.text();
     out += "\nsections\n";
     let mut sections = Table::new(&["section", "at", "bytes", "crc32"]);
     for s in &r.sections {
-        let name = if matches!(s.kind, "expert" | "router") { format!("{} {}", s.kind, s.index) } else { s.kind.into() };
+        let name =
+            if matches!(s.kind, "expert" | "router") { format!("{} {}", s.kind, s.index) } else { s.kind.into() };
         sections.row([name, grouped(s.at as u64), grouped(s.bytes as u64), s.crc32.clone()]);
     }
     out += &sections.text();
@@ -113,7 +120,13 @@ fn parts_table(r: &ArtifactReport) -> Table {
     }
     for p in &r.routers {
         let name = format!("{} (top {}, {} hidden, threshold {})", p.name, p.top_k, p.hidden, p.threshold);
-        table.row([name, "1".to_owned(), format!("{:.3}", p.macs as f64 / 1e6), grouped(p.bytes as u64), String::new()]);
+        table.row([
+            name,
+            "1".to_owned(),
+            format!("{:.3}", p.macs as f64 / 1e6),
+            grouped(p.bytes as u64),
+            String::new(),
+        ]);
     }
     for (n, &macs) in r.cost.macs.iter().enumerate() {
         table.row([format!("sample with {}", n + 1), String::new(), format!("{:.3}", macs as f64 / 1e6)]);
@@ -122,7 +135,8 @@ fn parts_table(r: &ArtifactReport) -> Table {
 }
 
 fn ops_table(ops: &[OpReport]) -> Table {
-    let mut table = Table::new(&["operation", "kind", "output", "M MAC", "scale", "zero", "bits", "reads", "writes"]);
+    let mut table =
+        Table::new(&["operation", "kind", "output", "M MAC", "scale", "zero", "bits", "reads", "writes"]).left(2);
     let places = |regions: &[[usize; 2]]| {
         let shown: Vec<String> = regions.iter().map(|[at, len]| format!("{at}+{len}")).collect();
         shown.join(" ")
@@ -160,7 +174,12 @@ fn checkpoint_text(r: &CheckpointReport) -> String {
     out += "\nparts\n";
     let mut parts = Table::new(&["part", "nodes", "M MAC", "parameters"]);
     for p in &r.parts {
-        parts.row([p.name.clone(), p.ops.len().to_string(), format!("{:.3}", p.macs as f64 / 1e6), grouped(p.parameters)]);
+        parts.row([
+            p.name.clone(),
+            p.ops.len().to_string(),
+            format!("{:.3}", p.macs as f64 / 1e6),
+            grouped(p.parameters),
+        ]);
     }
     for p in &r.routers {
         let name = format!("{} (top {}, {} hidden)", p.name, p.top_k, p.hidden);
@@ -169,7 +188,7 @@ fn checkpoint_text(r: &CheckpointReport) -> String {
     out += &parts.text();
     for part in &r.parts {
         out += &format!("\n{}\n", part.name);
-        let mut ops = Table::new(&["node", "kind", "output", "M MAC", "parameters"]);
+        let mut ops = Table::new(&["node", "kind", "output", "M MAC", "parameters"]).left(2);
         for op in &part.ops {
             let macs = format!("{:.3}", op.macs as f64 / 1e6);
             ops.row([op.name.clone(), op.kind.to_owned(), shape(op.output), macs, grouped(op.parameters)]);

@@ -52,6 +52,7 @@ Examples:
   ride-compile bench my-ride.ride
 
 Exit codes: 0 success, 1 error, 2 the result does not fit or a verification failed.
+RAYON_NUM_THREADS limits the threads of build, calibrate and verify; results do not depend on it.
 `ride-compile help VERB` explains a verb.";
 
 #[derive(Subcommand)]

@@ -86,13 +86,22 @@ pub(crate) fn run(args: &RunArgs, ui: &mut Ui) -> Result<()> {
     let mut arena = artifact_file::arena(model)?;
     let mut session = Session::new(model, &mut arena)?;
     let mut answers = Vec::new();
-    for path in &args.images {
+    let mut classify = |path: &PathBuf| -> Result<Answer> {
         let what = || format!("cannot classify {}", path.display());
-        let pixels = preprocess.apply(&Image::open(path)?).with_context(what)?;
+        let pixels = Image::open(path).and_then(|image| preprocess.apply(&image)).with_context(what)?;
         let outcome = session.classify(&pixels, policy).with_context(what)?;
-        answers.push(answer(model, path.display().to_string(), &outcome, args.top, counted));
-    }
-    ui.result(&answers, |answers| answers.iter().map(text).collect())
+        Ok(answer(model, path.display().to_string(), &outcome, args.top, counted))
+    };
+    // The answers before a bad image are good ones: they are shown before the error.
+    let failed = args.images.iter().find_map(|path| match classify(path) {
+        Ok(answer) => {
+            answers.push(answer);
+            None
+        }
+        Err(error) => Some(error),
+    });
+    ui.result(&answers, |answers| answers.iter().map(text).collect())?;
+    failed.map_or(Ok(()), Err)
 }
 
 impl RunArgs {

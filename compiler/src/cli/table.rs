@@ -1,15 +1,27 @@
 //! Tables and numbers for people.
 
-/// A table whose first column is aligned to the left and all others to the right.
-#[derive(Default)]
+/// A table whose first columns (one, unless [`Table::left`] says otherwise) are aligned to the left and all others to
+/// the right.
 pub(crate) struct Table {
     rows: Vec<Vec<String>>,
+    left: usize,
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        Table { rows: Vec::new(), left: 1 }
+    }
 }
 
 impl Table {
     /// A table with these column titles.
     pub(crate) fn new(titles: &[&str]) -> Self {
-        Table { rows: vec![titles.iter().map(|&t| t.to_owned()).collect()] }
+        Table { rows: vec![titles.iter().map(|&t| t.to_owned()).collect()], ..Table::default() }
+    }
+
+    /// Aligns the first `columns` columns to the left.
+    pub(crate) fn left(self, columns: usize) -> Self {
+        Table { left: columns, ..self }
     }
 
     /// Adds a row.
@@ -33,7 +45,8 @@ impl Table {
             for (c, cell) in row.iter().enumerate() {
                 let fill = " ".repeat(widths[c] - cell.chars().count());
                 let gap = if c == 0 { " " } else { "  " };
-                line += &if c == 0 { format!("{gap}{cell}{fill}") } else { format!("{gap}{fill}{cell}") };
+                line += gap;
+                line += &if c < self.left { format!("{cell}{fill}") } else { format!("{fill}{cell}") };
             }
             out += line.trim_end();
             out.push('\n');
@@ -75,6 +88,7 @@ mod tests {
         table.row(["a".into(), "1,000".into()]);
         table.row(["stem".into(), "7".into()]);
         assert_eq!(table.text(), "  name      n\n  a     1,000\n  stem      7\n");
+        assert_eq!(table.left(2).text(), "  name  n\n  a     1,000\n  stem  7\n");
     }
 
     #[test]

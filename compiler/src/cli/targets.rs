@@ -48,7 +48,7 @@ fn report(target: &ride_targets::Target) -> TargetReport {
 }
 
 fn text(reports: &[TargetReport]) -> String {
-    let mut table = Table::new(&["target", "layout", "residual bits", "kernel on this machine"]);
+    let mut table = Table::new(&["target", "layout", "residual bits", "kernel on this machine"]).left(4);
     for r in reports {
         let name = format!("{}{}", r.name, if r.host { " *" } else { "" });
         table.row([name, r.layout.to_owned(), r.residual_bits.to_string(), r.kernel.unwrap_or("none").to_owned()]);

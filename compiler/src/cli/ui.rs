@@ -33,7 +33,6 @@ impl Ui {
         Ui { quiet, json, warnings: Vec::new() }
     }
 
-
     /// Something that the user should know but need not act on.
     pub(crate) fn note(&self, text: impl fmt::Display) {
         self.say("note", &text);

@@ -36,8 +36,6 @@ pub(crate) struct VerifyArgs {
     /// Checkpoint that it was built from, or its folder
     #[arg(long, value_name = "MODEL")]
     model: PathBuf,
-    #[command(flatten)]
-    data: DataArgs,
     /// Verify at most N images: the first ones, or, of a folder of class folders, N spread evenly over it
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
@@ -51,8 +49,10 @@ pub(crate) struct VerifyArgs {
     #[arg(long, value_name = "X", help_heading = "Gates")]
     fail_below_agreement: Option<f64>,
     /// Fail with exit code 2 if int8 loses more than X points of routed top-1 accuracy
-    #[arg(long, value_name = "X", help_heading = "Gates")]
+    #[arg(long, value_name = "X", allow_negative_numbers = true, help_heading = "Gates")]
     fail_top1_drop: Option<f64>,
+    #[command(flatten)]
+    data: DataArgs,
 }
 
 #[derive(Serialize)]
@@ -162,7 +162,7 @@ fn sides(float: &ScoreReport, int8: &ScoreReport) -> Table {
 
 fn agreement(report: &Report) -> Table {
     let a = &report.routed.agreement;
-    let mut table = Table::new(&["", ""]);
+    let mut table = Table::default();
     let percent = |v: Option<f64>| format!("{} %", number(v, 2));
     table.row(["same class".to_owned(), percent(a.top1)]);
     table.row(["router decisions reached by both".to_owned(), percent(a.route)]);

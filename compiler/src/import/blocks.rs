@@ -1,6 +1,6 @@
 //! Stem, stages and residual blocks, with batch normalisation folded into the convolutions.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
 use super::arch::Block;
 use super::head;
@@ -123,14 +123,8 @@ impl<'t, 'a> Builder<'t, 'a> {
             return Ok(input);
         }
         if shape.kind == Block::OptionA {
-            let wider = output.checked_sub(shape.input).filter(|wider| wider.is_multiple_of(2));
-            let pad = wider.with_context(|| {
-                format!(
-                    "the option-A shortcut of {module} pads {} channels to {output}, which must be an even number \
-                     more; see layer2_output_dim and layer3_output_dim in config.json",
-                    shape.input
-                )
-            })? / 2;
+            // The specification made sure that this is even.
+            let pad = (output - shape.input) / 2;
             let op = Op::Shortcut { stride: shape.stride, before: pad, after: pad };
             return Ok(self.push(&format!("{node}.shortcut"), op, vec![input]));
         }

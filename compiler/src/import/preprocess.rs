@@ -20,11 +20,8 @@ struct Loader {
 /// `ImbalanceCIFAR10DataLoader` and `ImbalanceCIFAR100DataLoader`.
 const CIFAR: Loader = Loader { mean: [0.4914, 0.4822, 0.4465], std: [0.2023, 0.1994, 0.2010], side: 32, resize: None };
 /// `CIFAR100DataLoader`, for the balanced set.
-const CIFAR_BALANCED: Loader = Loader {
-    mean: [0.507_075_16, 0.486_548_87, 0.440_917_84],
-    std: [0.267_334_3, 0.256_438_46, 0.276_150_48],
-    ..CIFAR
-};
+const CIFAR_BALANCED: Loader =
+    Loader { mean: [0.507_075_16, 0.486_548_87, 0.440_917_84], std: [0.267_334_3, 0.256_438_46, 0.276_150_5], ..CIFAR };
 /// `ImageNetLTDataLoader`; Places-LT is prepared in the same way.
 const IMAGENET: Loader =
     Loader { mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225], side: 224, resize: Some(256) };

@@ -5,7 +5,7 @@ use std::fmt;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::arch::Architecture;
+use super::arch::{Architecture, Block, Stage};
 use super::args::Args;
 use super::tensors::Tensors;
 
@@ -157,7 +157,7 @@ impl fmt::Display for Spec {
 fn widths(arch: &Architecture, args: &Args<'_>) -> Result<Vec<usize>> {
     let reduce = args.flag("reduce_dimension", false)?;
     let stages = arch.family.stages.iter().enumerate();
-    let width = |(index, stage): (usize, &super::arch::Stage)| {
+    let width = |(index, stage): (usize, &Stage)| {
         let own = index >= arch.family.shared;
         let given = args.count(&format!("layer{}_output_dim", index + 1), 1..=MAX_WIDTH)?.filter(|_| own);
         let width = given.unwrap_or(if reduce { stage.reduced } else { stage.planes });
@@ -169,5 +169,25 @@ fn widths(arch: &Architecture, args: &Args<'_>) -> Result<Vec<usize>> {
         );
         Ok(width)
     };
-    stages.map(width).collect()
+    let widths = stages.map(width).collect::<Result<Vec<_>>>()?;
+    if arch.block == Block::OptionA {
+        check_padding(&widths)?;
+    }
+    Ok(widths)
+}
+
+/// The option-A shortcut pads with the same number of zero channels on either side.
+fn check_padding(widths: &[usize]) -> Result<()> {
+    for (index, pair) in widths.windows(2).enumerate() {
+        let added = pair[1].checked_sub(pair[0]);
+        ensure!(
+            added.is_some_and(|added| added.is_multiple_of(2)),
+            "config.json: arch.args.layer{}_output_dim is {} but the shortcut from {} channels can only add an even \
+             number of them",
+            index + 2,
+            pair[1],
+            pair[0]
+        );
+    }
+    Ok(())
 }

@@ -41,7 +41,7 @@ impl<'a> Tensors<'a> {
     /// If there is no such tensor or it has another shape.
     pub(super) fn take(&mut self, name: &str, shape: &[usize]) -> Result<&'a [f32]> {
         let (key, tensor) = self.all.get_key_value(name).with_context(|| {
-            format!("the tensor {name} is missing from the checkpoint; expected shape {shape:?}{}", self.hint(name))
+            format!("the tensor {name} is missing from the checkpoint; expected shape {shape:?} by config.json")
         })?;
         ensure!(
             tensor.shape == shape,
@@ -55,13 +55,6 @@ impl<'a> Tensors<'a> {
         );
         self.unused.remove(key.as_str());
         Ok(&tensor.data)
-    }
-
-    /// What lies in the same module instead.
-    fn hint(&self, name: &str) -> String {
-        let module = name.rsplit_once('.').map_or("", |(module, _)| module);
-        let there: Vec<_> = self.unused.iter().filter(|other| other.starts_with(module)).take(SHOWN).copied().collect();
-        if there.is_empty() || module.is_empty() { String::new() } else { format!(" (there is {})", there.join(", ")) }
     }
 
     /// Marks a tensor as used whose value does not matter.

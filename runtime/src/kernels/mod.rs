@@ -225,7 +225,16 @@ pub struct Backend {
 }
 
 /// All backends of this build, slowest first.
-pub static BACKENDS: &[Backend] = &[scalar::OHWI, scalar::K8N16];
+pub static BACKENDS: &[Backend] = &[
+    scalar::OHWI,
+    scalar::K8N16,
+    #[cfg(target_arch = "x86_64")]
+    x86::AVX2,
+    #[cfg(target_arch = "x86_64")]
+    x86::AVXVNNI,
+    #[cfg(target_arch = "x86_64")]
+    x86::AVX512VNNI,
+];
 
 /// The fastest backend for `layout` that this machine can run.
 pub fn best(layout: Layout) -> Option<&'static Backend> {

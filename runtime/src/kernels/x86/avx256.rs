@@ -2,7 +2,7 @@
 //! are stored together; only the dot product differs.
 
 use super::simd::Simd;
-use super::tile::{self, Channels, Tile, TileShape};
+use super::tile::{self, Channels, Kind, Tile, Width};
 use super::{conv, dense};
 use crate::kernels::{Backend, ConvCall, ConvKernel, DenseCall, Isa, PoolCall, ShortcutCall, scalar};
 use crate::op::Layout;
@@ -14,7 +14,7 @@ pub(super) trait Dot: 'static {
     type Weights: Copy;
     type Inputs: Copy;
     const UNIT: usize;
-    const SHAPES: &'static [TileShape];
+    const KINDS: &'static [Kind];
     unsafe fn weights(from: *const u8) -> Self::Weights;
     unsafe fn low(from: *const u8) -> Self::Inputs;
     unsafe fn high(from: *const u8) -> Self::Inputs;
@@ -30,8 +30,8 @@ pub(super) struct Vnni<E>(PhantomData<E>);
 
 /// How `vpdpbusd` is encoded, which is a matter of instruction sets.
 pub(super) trait Encoding: 'static {
-    /// [`Simd::SHAPES`].
-    const SHAPES: &'static [TileShape];
+    /// [`Simd::KINDS`].
+    const KINDS: &'static [Kind];
     /// Adds four products of unsigned inputs and signed weights to each lane.
     unsafe fn dpbusd(acc: __m256i, inputs: __m256i, weights: __m256i) -> __m256i;
 }
@@ -45,11 +45,7 @@ pub(super) struct Evex;
 /// (`vpmaddubsw` saturates and is of no use.)
 pub(super) struct Avx2;
 
-const fn kernel<D: Dot>(
-    name: &'static str,
-    pixels: usize,
-    run: unsafe fn(&mut ConvCall<'_>),
-) -> ConvKernel {
+const fn kernel<D: Dot>(name: &'static str, pixels: usize, run: unsafe fn(&mut ConvCall<'_>)) -> ConvKernel {
     ConvKernel { name, tile: (pixels, 16), scratch_len: conv::scratch_len::<Wide256<D>>, run }
 }
 
@@ -162,7 +158,7 @@ impl<E: Encoding> Dot for Vnni<E> {
     type Inputs = __m256i;
     const UNIT: usize = 8;
     // 16 registers: 12 accumulators, 2 of weights and the inputs.
-    const SHAPES: &'static [TileShape] = E::SHAPES;
+    const KINDS: &'static [Kind] = E::KINDS;
 
     #[inline(always)]
     unsafe fn weights(from: *const u8) -> [__m256i; 2] {
@@ -191,11 +187,23 @@ impl<E: Encoding> Dot for Vnni<E> {
 }
 
 impl Encoding for Vex {
-    const SHAPES: &'static [TileShape] = &[
-        TileShape { pixels: 6, blocks: 1, tail: false, run: tile_avxvnni::<6, 1, false> },
-        TileShape { pixels: 4, blocks: 1, tail: false, run: tile_avxvnni::<4, 1, false> },
-        TileShape { pixels: 6, blocks: 0, tail: true, run: tile_avxvnni::<6, 0, true> },
-        TileShape { pixels: 4, blocks: 0, tail: true, run: tile_avxvnni::<4, 0, true> },
+    const KINDS: &'static [Kind] = &[
+        Kind {
+            blocks: 1,
+            tail: false,
+            widths: &[
+                Width { pixels: 6, run: tile_avxvnni::<6, 1, false> },
+                Width { pixels: 4, run: tile_avxvnni::<4, 1, false> },
+            ],
+        },
+        Kind {
+            blocks: 0,
+            tail: true,
+            widths: &[
+                Width { pixels: 6, run: tile_avxvnni::<6, 0, true> },
+                Width { pixels: 4, run: tile_avxvnni::<4, 0, true> },
+            ],
+        },
     ];
 
     #[inline(always)]
@@ -206,11 +214,23 @@ impl Encoding for Vex {
 }
 
 impl Encoding for Evex {
-    const SHAPES: &'static [TileShape] = &[
-        TileShape { pixels: 6, blocks: 1, tail: false, run: tile_avx512vl::<6, 1, false> },
-        TileShape { pixels: 4, blocks: 1, tail: false, run: tile_avx512vl::<4, 1, false> },
-        TileShape { pixels: 6, blocks: 0, tail: true, run: tile_avx512vl::<6, 0, true> },
-        TileShape { pixels: 4, blocks: 0, tail: true, run: tile_avx512vl::<4, 0, true> },
+    const KINDS: &'static [Kind] = &[
+        Kind {
+            blocks: 1,
+            tail: false,
+            widths: &[
+                Width { pixels: 6, run: tile_avx512vl::<6, 1, false> },
+                Width { pixels: 4, run: tile_avx512vl::<4, 1, false> },
+            ],
+        },
+        Kind {
+            blocks: 0,
+            tail: true,
+            widths: &[
+                Width { pixels: 6, run: tile_avx512vl::<6, 0, true> },
+                Width { pixels: 4, run: tile_avx512vl::<4, 0, true> },
+            ],
+        },
     ];
 
     #[inline(always)]
@@ -228,11 +248,23 @@ impl Dot for Avx2 {
     type Inputs = [__m256i; 2];
     const UNIT: usize = 16;
     // 16 registers: 8 accumulators, 4 of weights, 2 of inputs and a product.
-    const SHAPES: &'static [TileShape] = &[
-        TileShape { pixels: 4, blocks: 1, tail: false, run: tile_avx2::<4, 1, false> },
-        TileShape { pixels: 2, blocks: 1, tail: false, run: tile_avx2::<2, 1, false> },
-        TileShape { pixels: 4, blocks: 0, tail: true, run: tile_avx2::<4, 0, true> },
-        TileShape { pixels: 2, blocks: 0, tail: true, run: tile_avx2::<2, 0, true> },
+    const KINDS: &'static [Kind] = &[
+        Kind {
+            blocks: 1,
+            tail: false,
+            widths: &[
+                Width { pixels: 4, run: tile_avx2::<4, 1, false> },
+                Width { pixels: 2, run: tile_avx2::<2, 1, false> },
+            ],
+        },
+        Kind {
+            blocks: 0,
+            tail: true,
+            widths: &[
+                Width { pixels: 4, run: tile_avx2::<4, 0, true> },
+                Width { pixels: 2, run: tile_avx2::<2, 0, true> },
+            ],
+        },
     ];
 
     #[inline(always)]
@@ -240,7 +272,10 @@ impl Dot for Avx2 {
         unsafe {
             let [a, b] = load_pair(from);
             let (up_a, up_b) = (_mm256_slli_epi16::<8>(a), _mm256_slli_epi16::<8>(b));
-            [[_mm256_srai_epi16::<8>(up_a), _mm256_srai_epi16::<8>(up_b)], [_mm256_srai_epi16::<8>(a), _mm256_srai_epi16::<8>(b)]]
+            [
+                [_mm256_srai_epi16::<8>(up_a), _mm256_srai_epi16::<8>(up_b)],
+                [_mm256_srai_epi16::<8>(a), _mm256_srai_epi16::<8>(b)],
+            ]
         }
     }
 
@@ -303,7 +338,7 @@ impl<D: Dot> Simd for Wide256<D> {
     type Lanes = __m256i;
     const PIXELS: usize = 2;
     const UNIT: usize = D::UNIT;
-    const SHAPES: &'static [TileShape] = D::SHAPES;
+    const KINDS: &'static [Kind] = D::KINDS;
 
     #[inline(always)]
     unsafe fn acc(from: *const i32) -> [__m256i; 2] {

@@ -1,7 +1,7 @@
 //! AVX-512 with VNNI: 64 multiply-accumulates an instruction, four pixels to a 64-byte store.
 
 use super::simd::Simd;
-use super::tile::{self, Channels, Tile, TileShape};
+use super::tile::{self, Channels, Kind, Tile, Width};
 use super::{conv, dense};
 use crate::kernels::{Backend, ConvCall, ConvKernel, DenseCall, Isa, PoolCall, ShortcutCall, scalar};
 use crate::op::Layout;
@@ -53,10 +53,9 @@ unsafe fn run_tile<const MR: usize, const NB: usize, const TAIL: bool>(t: &Tile)
     unsafe { tile::body::<Avx512, MR, NB, TAIL>(t) }
 }
 
-const fn shape<const MR: usize, const NB: usize, const TAIL: bool>() -> TileShape {
-    TileShape { pixels: MR, blocks: NB, tail: TAIL, run: run_tile::<MR, NB, TAIL> }
+const fn width<const MR: usize, const NB: usize, const TAIL: bool>() -> Width {
+    Width { pixels: MR, run: run_tile::<MR, NB, TAIL> }
 }
-
 
 #[inline(always)]
 unsafe fn lanes(v: &[i32; 16]) -> __m512i {
@@ -84,18 +83,16 @@ impl Simd for Avx512 {
     const PIXELS: usize = 4;
     const UNIT: usize = 8;
     // 32 registers: at most 24 accumulators, next to 3 of weights and the inputs.
-    const SHAPES: &'static [TileShape] = &[
-        shape::<16, 1, false>(),
-        shape::<8, 1, false>(),
-        shape::<4, 1, false>(),
-        shape::<8, 2, false>(),
-        shape::<4, 2, false>(),
-        shape::<8, 3, false>(),
-        shape::<4, 3, false>(),
-        shape::<8, 1, true>(),
-        shape::<4, 1, true>(),
-        shape::<16, 0, true>(),
-        shape::<4, 0, true>(),
+    const KINDS: &'static [Kind] = &[
+        Kind { blocks: 1, tail: true, widths: &[width::<8, 1, true>(), width::<4, 1, true>()] },
+        Kind { blocks: 3, tail: false, widths: &[width::<8, 3, false>(), width::<4, 3, false>()] },
+        Kind { blocks: 2, tail: false, widths: &[width::<8, 2, false>(), width::<4, 2, false>()] },
+        Kind {
+            blocks: 1,
+            tail: false,
+            widths: &[width::<16, 1, false>(), width::<8, 1, false>(), width::<4, 1, false>()],
+        },
+        Kind { blocks: 0, tail: true, widths: &[width::<16, 0, true>(), width::<4, 0, true>()] },
     ];
 
     #[inline(always)]

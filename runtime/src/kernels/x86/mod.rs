@@ -1,9 +1,64 @@
-//! x86-64 kernels.
+//! x86-64 kernels over the layout `k8n16`.
+//!
+//! One generic convolution ([`conv`], [`ring`], [`tile`]) is compiled for each vector unit; what a unit has to offer is
+//! the trait [`simd::Simd`]. Pooling and shortcut are the portable code, compiled again for the unit.
+//!
+//! | backend | instruction | pixels by channels |
+//! |---|---|---|
+//! | AVX-512 VNNI | `vpdpbusd` zmm | 16×16, 8×24, 8×32, 8×48 |
+//! | AVX-VNNI | `vpdpbusd` ymm | 6×16 |
+//! | AVX2 | `vpmaddwd` ymm | 4×16 |
+//!
+//! Activations are moved to unsigned bytes, so zero is what a ReLU's zero point of -128 becomes. Steps that read nothing
+//! but such a border are left out: a sixth of the work at 8×8 pixels.
 
-use super::Isa;
+mod avx256;
+mod avx512;
+mod conv;
+mod dense;
+mod ring;
+mod simd;
+mod tile;
+
+use super::{Backend, Isa};
+
+/// AVX2.
+pub const AVX2: Backend = avx256::AVX2;
+/// AVX-VNNI.
+pub const AVXVNNI: Backend = avx256::AVXVNNI;
+/// AVX-512 with VNNI.
+pub const AVX512VNNI: Backend = avx512::BACKEND;
+/// The AVX-VNNI kernels with EVEX encoding. In no table, because [`AVX512VNNI`] is faster on every machine that has
+/// them; tests and benchmarks run them where there is no AVX-VNNI.
+pub const AVX512VL: Backend = avx256::AVX512VL;
 
 /// Whether the processor has `isa`.
+#[cfg(feature = "std")]
 pub fn available(isa: Isa) -> bool {
-    let _ = isa;
-    false
+    use std::arch::is_x86_feature_detected as has;
+    match isa {
+        Isa::Scalar => true,
+        Isa::Avx2 => has!("avx2"),
+        Isa::AvxVnni => has!("avx2") && has!("avxvnni"),
+        Isa::Avx512Vnni => {
+            has!("avx2") && has!("avx512f") && has!("avx512bw") && has!("avx512vl") && has!("avx512vnni")
+        }
+    }
+}
+
+/// Whether the compiler was told that the processor has `isa`.
+#[cfg(not(feature = "std"))]
+pub fn available(isa: Isa) -> bool {
+    match isa {
+        Isa::Scalar => true,
+        Isa::Avx2 => cfg!(target_feature = "avx2"),
+        Isa::AvxVnni => cfg!(all(target_feature = "avx2", target_feature = "avxvnni")),
+        Isa::Avx512Vnni => cfg!(all(
+            target_feature = "avx2",
+            target_feature = "avx512f",
+            target_feature = "avx512bw",
+            target_feature = "avx512vl",
+            target_feature = "avx512vnni"
+        )),
+    }
 }

@@ -136,14 +136,13 @@ impl Ring {
     }
 
     /// Fills one pixel with the border.
-    fn fill_pixel(&self, pixel: &mut [u8], border: [u8; 4]) {
+    fn fill_pixel(&self, pixel: &mut [u8], [a, b, c, d]: [u8; 4]) {
+        let step = [a, b, c, d, a, b, c, d];
         if self.window_rows {
-            pixel.copy_from_slice(&border[..pixel.len()]);
-            return;
+            return pixel.copy_from_slice(&step[..pixel.len()]);
         }
-        let [a, b, c, d] = border;
-        for step in pixel.chunks_exact_mut(self.unit) {
-            put(step, [a, b, c, d, a, b, c, d]);
+        for to in pixel.chunks_exact_mut(self.unit) {
+            put(to, step);
         }
     }
 

@@ -1,6 +1,6 @@
 //! What the generic convolution asks of a vector unit.
 
-use super::tile::{Channels, TileShape};
+use super::tile::{Channels, Kind};
 
 /// A vector unit. One value of [`Simd::Lanes`] has one 128-bit lane for each of [`Simd::PIXELS`] pixels; accumulators
 /// always come in sixteens.
@@ -21,8 +21,8 @@ pub(super) trait Simd: 'static {
     const PIXELS: usize;
     /// Bytes in the ring for a step of eight activations: 8, or 16 where they are widened to words.
     const UNIT: usize;
-    /// Tiles that are compiled for this unit: the more pixels, the earlier.
-    const SHAPES: &'static [TileShape];
+    /// Tiles that are compiled for this unit: the first kind that fits is the best.
+    const KINDS: &'static [Kind];
 
     /// Reads 16 i32 values.
     unsafe fn acc(from: *const i32) -> Self::Acc;

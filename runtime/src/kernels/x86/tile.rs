@@ -4,18 +4,26 @@
 //! or 16-bit outputs. Nothing else of an output pixel ever touches memory.
 
 use super::simd::Simd;
-use crate::arith::{add_sat, join, split};
+use crate::arith::{add_narrow, add_wide, join, split};
 use crate::kernels::k8n16::{BLOCK_STEP, TAIL_STEP};
 use crate::op::Limits;
 
 /// Largest window height and width ([`crate::model`] refuses larger ones).
 pub(super) const MAX_KERNEL: usize = 15;
 
-/// A compiled tile.
-pub(super) struct TileShape {
-    pub(super) pixels: usize,
+/// Compiled tiles for some blocks of channels.
+pub(super) struct Kind {
+    /// Blocks of 16 channels.
     pub(super) blocks: usize,
+    /// Whether the block of 8 channels comes with them.
     pub(super) tail: bool,
+    /// Widest first.
+    pub(super) widths: &'static [Width],
+}
+
+/// A compiled tile.
+pub(super) struct Width {
+    pub(super) pixels: usize,
     /// Runs it; needs the instruction set and a valid [`Tile`].
     pub(super) run: unsafe fn(&Tile),
 }
@@ -38,26 +46,42 @@ pub(super) struct Channels {
     pub(super) shift: [i32; 16],
 }
 
+impl Channels {
+    #[inline(always)]
+    pub(super) fn new(bias: [i32; 16], multiplier: [i32; 16], right_shift: [u8; 16], pre_shift: u8) -> Self {
+        // Beyond 31 the result is 0 for every `hi`, as it is for 31.
+        let shift = right_shift.map(|r| (i32::from(r) + i32::from(pre_shift) - 32).clamp(1, 31));
+        Channels {
+            bias,
+            multiplier,
+            multiplier_odd: core::array::from_fn(|i| multiplier[i | 1]),
+            pre_shift: [i32::from(pre_shift); 16],
+            rounding: shift.map(|n| 1 << (n - 1)),
+            shift,
+        }
+    }
+}
+
 /// Where and what to compute.
 ///
 /// A valid tile satisfies, for a kernel with `MR` pixels and `NB` blocks on a unit with `UNIT` bytes a step:
-/// * each of `rows` may be read up to `(MR - 1) * distance + (first + full + last) * UNIT` bytes;
+/// * each of `rows` may be read from `start` on for `(MR - 1) * distance` bytes and the sum of `steps` times
+///   `UNIT` bytes;
 /// * `weights` may be read for as many steps in each of `NB` blocks `block_stride` apart, `tail_weights` likewise;
 /// * `channels` points to `NB` (plus one) entries;
 /// * `out_hi`, and `out_lo` of a wide output, may be read and written for `pixels` pixels of `out_c` bytes, of which
 ///   `left` may be written.
 pub(super) struct Tile {
-    /// Ring rows of the window at the tile's first pixel.
+    /// Ring rows of the window.
     pub(super) rows: [*const u8; MAX_KERNEL],
     pub(super) row_count: usize,
+    /// Bytes from the beginning of a row to the window of the tile's first pixel.
+    pub(super) start: usize,
     /// Bytes from a pixel's window to the next one's.
     pub(super) distance: usize,
-    /// Steps of each window row that the first pixel can leave out, because they read a border of zeros.
-    pub(super) first: usize,
-    /// Steps of each window row that follow.
-    pub(super) full: usize,
-    /// Steps of each window row, after those, that the last pixel can leave out.
-    pub(super) last: usize,
+    /// Steps of each window row: those that the first pixel can leave out, because they read a border of zeros, then
+    /// those for all pixels, then those that the last pixel can leave out.
+    pub(super) steps: [usize; 3],
     /// Weights of the first block for the first of `rows`.
     pub(super) weights: *const u8,
     pub(super) block_stride: usize,
@@ -101,11 +125,11 @@ pub(super) unsafe fn body<S: Simd, const MR: usize, const NB: usize, const TAIL:
         let mut at = Cursor { inputs: [t.rows[0]; 4], weights: t.weights, tail_weights: t.tail_weights };
         for &row in t.rows.iter().take(t.row_count) {
             for (i, inputs) in at.inputs.iter_mut().enumerate().take(MR.div_ceil(4)) {
-                *inputs = row.add(4 * i * t.distance);
+                *inputs = row.add(t.start + 4 * i * t.distance);
             }
-            steps::<S, MR, NB, TAIL, 1, 0>(t, &mut acc, &mut at, t.first);
-            steps::<S, MR, NB, TAIL, 0, 0>(t, &mut acc, &mut at, t.full);
-            steps::<S, MR, NB, TAIL, 0, 1>(t, &mut acc, &mut at, t.last);
+            steps::<S, MR, NB, TAIL, 1, 0>(t, &mut acc, &mut at, t.steps[0]);
+            steps::<S, MR, NB, TAIL, 0, 0>(t, &mut acc, &mut at, t.steps[1]);
+            steps::<S, MR, NB, TAIL, 0, 1>(t, &mut acc, &mut at, t.steps[2]);
         }
         finish::<S, MR, NB, TAIL>(t, &acc);
     }
@@ -129,14 +153,7 @@ unsafe fn start<S: Simd, const MR: usize, const NB: usize, const TAIL: bool>(t: 
 
 /// `count` steps of all pixels but the first `FROM` and the last `OMIT` ones.
 #[inline(always)]
-unsafe fn steps<
-    S: Simd,
-    const MR: usize,
-    const NB: usize,
-    const TAIL: bool,
-    const FROM: usize,
-    const OMIT: usize,
->(
+unsafe fn steps<S: Simd, const MR: usize, const NB: usize, const TAIL: bool, const FROM: usize, const OMIT: usize>(
     t: &Tile,
     acc: &mut Accumulators<S, MR, NB>,
     at: &mut Cursor,
@@ -183,10 +200,7 @@ unsafe fn steps<
 
 /// Requantizes and stores all accumulators.
 #[inline(always)]
-unsafe fn finish<S: Simd, const MR: usize, const NB: usize, const TAIL: bool>(
-    t: &Tile,
-    acc: &Accumulators<S, MR, NB>,
-) {
+unsafe fn finish<S: Simd, const MR: usize, const NB: usize, const TAIL: bool>(t: &Tile, acc: &Accumulators<S, MR, NB>) {
     // SAFETY: as in `start`; `store_block` and `store_tail` look at the tile's `pixels` and `left` themselves.
     unsafe {
         for b in 0..NB {
@@ -213,7 +227,7 @@ unsafe fn finish<S: Simd, const MR: usize, const NB: usize, const TAIL: bool>(
     }
 }
 
-/// Adds the zero point or the residual to a block of 16 channels, applies the limits and stores the outputs.
+/// Adds a block of 16 channels to the zero point or the residual, applies the limits and stores the outputs.
 #[inline(always)]
 unsafe fn store_block<S: Simd>(t: &Tile, pixel: usize, channel: usize, words: [S::Lanes; 2]) {
     if pixel + S::PIXELS > t.pixels || channel + 16 > t.left {
@@ -237,11 +251,12 @@ unsafe fn store_block<S: Simd>(t: &Tile, pixel: usize, channel: usize, words: [S
             (true, true) => S::extend(S::load(hi, t.out_c)),
             (true, false) => S::join(S::load(hi, t.out_c), S::load(lo, t.out_c)),
         };
-        let sums = [S::clamp(S::add(words[0], base[0]), min, max), S::clamp(S::add(words[1], base[1]), min, max)];
+        let sums = [S::add(base[0], words[0]), S::add(base[1], words[1])];
         if t.out_lo.is_null() {
-            S::store(hi, t.out_c, S::narrow(sums));
+            S::store(hi, t.out_c, S::narrow([S::clamp(sums[0], min, max), S::clamp(sums[1], min, max)]));
         } else {
-            let (high, low) = S::split(sums);
+            let sums = [S::add(sums[0], words[0]), S::add(sums[1], words[1])];
+            let (high, low) = S::split([S::clamp(sums[0], min, max), S::clamp(sums[1], min, max)]);
             S::store(hi, t.out_c, high);
             S::store(lo, t.out_c, low);
         }
@@ -268,10 +283,12 @@ unsafe fn store_tail<S: Simd>(t: &Tile, pixel: usize, channel: usize, words: S::
             (true, true) => S::extend(S::load_half(hi, t.out_c)),
             (true, false) => S::join(S::load_half(hi, t.out_c), S::load_half(lo, t.out_c)),
         };
-        let sum = S::clamp(S::add(words, base), min, max);
+        let sum = S::add(base, words);
         if t.out_lo.is_null() {
+            let sum = S::clamp(sum, min, max);
             S::store_half(hi, t.out_c, S::narrow([sum, sum]));
         } else {
+            let sum = S::clamp(S::add(sum, words), min, max);
             let (high, low) = S::split([sum, sum]);
             S::store_half(hi, t.out_c, high);
             S::store_half(lo, t.out_c, low);
@@ -314,7 +331,8 @@ unsafe fn store_one(t: &Tile, at: usize, value: i16) {
             (true, true) => join(*hi, *t.out_lo.add(at)),
             (true, false) => i16::from(*hi as i8),
         };
-        let sum = add_sat(value, base).max(limits.min).min(limits.max);
+        let sum = if wide { add_wide(base, value) } else { add_narrow(base, value) };
+        let sum = sum.max(limits.min).min(limits.max);
         if wide {
             (*hi, *t.out_lo.add(at)) = split(sum);
         } else {

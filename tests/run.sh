@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Everything that must hold: formatting, lints, docs, the runtime without std, all tests, a short run of the fuzzers.
+#
+#   tests/run.sh            # about ten minutes on two cores, the first build included
+#   FUZZ_SECONDS=0 tests/run.sh
+#
+# Needs Rust (with rustfmt and clippy), a C and a C++ compiler (the latter for the fuzzers only).
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+step() { printf '\n== %s\n' "$*"; }
+
+step formatting
+cargo fmt --all --check
+step lints
+cargo clippy --workspace --all-targets --locked -- -D warnings
+step "runtime alone: no std, no allocator, no dependencies"
+cargo clippy -p ride-runtime --no-default-features --locked -- -D warnings
+[ "$(cargo tree -p ride-runtime -e normal --locked | wc -l)" = 1 ] || { echo "ride-runtime must have no dependencies" >&2; exit 1; }
+step docs
+RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locked
+if [ "${FUZZ_SECONDS:=20}" -gt 0 ]; then
+    step "fuzzers, $FUZZ_SECONDS s each"
+    tests/fuzz/run.sh "$FUZZ_SECONDS"
+fi
+step tests
+cargo test --workspace --locked --no-fail-fast

@@ -1,0 +1,191 @@
+//! Takes artifacts apart, changes them and gives them valid checksums again.
+
+use ride_runtime::format::crc::{crc32, crc32_of};
+use ride_runtime::format::header::{ENTRY_LEN, HEADER_LEN, Kind, field};
+use ride_runtime::format::record::{PART_HEAD, RECORD_LEN, decode, encode};
+use ride_runtime::format::writer::{Section, write};
+use ride_runtime::{Model, op::Step};
+
+use crate::synthetic::Random;
+
+/// An artifact in pieces.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forge {
+    /// Kind, index and content of each section.
+    pub sections: Vec<(Kind, u16, Vec<u8>)>,
+}
+
+impl Forge {
+    /// Takes a valid artifact apart.
+    ///
+    /// # Panics
+    /// If it is not valid.
+    pub fn of(bytes: &[u8]) -> Self {
+        let model = Model::parse(bytes).expect("a valid artifact");
+        let content = |e: &ride_runtime::format::header::Entry| e.slice(bytes).expect("a checked section").to_vec();
+        Forge { sections: model.sections().map(|e| (e.kind, e.index, content(&e))).collect() }
+    }
+
+    /// The artifact, with valid checksums.
+    ///
+    /// # Panics
+    /// If there are more sections than the writer takes.
+    pub fn bytes(&self) -> Vec<u8> {
+        let sections: Vec<Section<'_>> =
+            self.sections.iter().map(|(kind, index, content)| Section { kind: *kind, index: *index, content }).collect();
+        let mut out = Vec::new();
+        write(&sections, &mut out).expect("sections that fit");
+        out
+    }
+
+    /// Place of a section in [`Forge::sections`].
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn place(&self, kind: Kind, index: u16) -> usize {
+        self.sections.iter().position(|s| (s.0, s.1) == (kind, index)).expect("a section of this kind")
+    }
+
+    /// A section's content.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn content(&mut self, kind: Kind, index: u16) -> &mut Vec<u8> {
+        let place = self.place(kind, index);
+        &mut self.sections[place].2
+    }
+
+    /// Overwrites bytes of a section.
+    ///
+    /// # Panics
+    /// If they lie outside.
+    pub fn put(mut self, (kind, index): (Kind, u16), at: usize, bytes: &[u8]) -> Self {
+        self.content(kind, index)[at..at + bytes.len()].copy_from_slice(bytes);
+        self
+    }
+
+    /// Changes operation `n` of a part.
+    ///
+    /// # Panics
+    /// If there is no such operation.
+    pub fn edit(mut self, (kind, index): (Kind, u16), n: usize, change: impl FnOnce(&mut Step)) -> Self {
+        let content = self.content(kind, index);
+        let record = &mut content[PART_HEAD + n * RECORD_LEN..][..RECORD_LEN];
+        let mut step = decode(record.first_chunk().expect("a whole record")).expect("a known operation");
+        change(&mut step);
+        record.copy_from_slice(&encode(&step));
+        self
+    }
+
+    /// Operations of a part.
+    ///
+    /// # Panics
+    /// If there is no such part.
+    pub fn steps(&mut self, (kind, index): (Kind, u16)) -> Vec<Step> {
+        let content = self.content(kind, index);
+        let count = u32::from_le_bytes(*content.first_chunk().expect("a part's head")) as usize;
+        let records = content[PART_HEAD..].chunks_exact(RECORD_LEN).take(count);
+        records.map(|r| decode(r.first_chunk().expect("a whole record")).expect("a known operation")).collect()
+    }
+}
+
+/// Makes the checksums of an artifact fit its bytes as far as the table can be followed. Whatever else is wrong stays so.
+pub fn fix_checksums(bytes: &mut [u8]) {
+    let u16_at = |b: &[u8], at: usize| b.get(at..at + 2).map_or(0, |v| usize::from(u16::from_le_bytes([v[0], v[1]])));
+    let u32_at = |b: &[u8], at: usize| {
+        b.get(at..at + 4).map_or(0, |v| u32::from_le_bytes([v[0], v[1], v[2], v[3]]) as usize)
+    };
+    let sections = u16_at(bytes, field::SECTIONS);
+    for n in 0..sections {
+        let entry = HEADER_LEN + n * ENTRY_LEN;
+        let (at, len) = (u32_at(bytes, entry + 4), u32_at(bytes, entry + 8));
+        let Some(crc) = bytes.get(at..at.saturating_add(len)).map(crc32) else { continue };
+        if let Some(to) = bytes.get_mut(entry + 12..entry + 16) {
+            to.copy_from_slice(&crc.to_le_bytes());
+        }
+    }
+    let table_end = HEADER_LEN + sections * ENTRY_LEN;
+    if let Some(head) = bytes.get_mut(..table_end) {
+        let crc = crc32_of(&[&head[..field::CRC], &head[field::CRC + 4..]]);
+        head[field::CRC..field::CRC + 4].copy_from_slice(&crc.to_le_bytes());
+    }
+}
+
+/// Values that break careless arithmetic.
+const AWKWARD: [u32; 18] = [
+    0,
+    1,
+    2,
+    3,
+    4,
+    63,
+    64,
+    127,
+    128,
+    255,
+    256,
+    0x7FFF,
+    0x8000,
+    0xFFFF,
+    0x1_0000,
+    0x7FFF_FFFF,
+    0x8000_0000,
+    0xFFFF_FFFF,
+];
+
+/// Changes one to four places of an artifact, mostly its structure and now and then its constants, and fixes all
+/// checksums. Lengths and offsets of sections stay as they are.
+pub fn mutate(bytes: &mut [u8], random: &mut Random) {
+    let structures = structures(bytes);
+    for _ in 0..1 + random.below(4) {
+        let (from, len) = match random.below(8) {
+            0 => (0, bytes.len()),
+            _ => structures[random.below(structures.len())],
+        };
+        if len == 0 {
+            continue;
+        }
+        let at = from + random.below(len);
+        change(bytes, at, random);
+    }
+    fix_checksums(bytes);
+}
+
+/// Where an artifact keeps its structure: header and table, model section, records, router heads, golden vectors.
+fn structures(bytes: &[u8]) -> Vec<(usize, usize)> {
+    let Ok(model) = Model::parse(bytes) else { return vec![(0, bytes.len())] };
+    let table = (0, HEADER_LEN + model.sections().count() * ENTRY_LEN);
+    let sections = model.sections().flat_map(|e| {
+        let records = |bytes: &[u8]| match bytes.get(e.at..e.at + 4) {
+            Some(n) => PART_HEAD + u32::from_le_bytes([n[0], n[1], n[2], n[3]]) as usize * RECORD_LEN,
+            None => 0,
+        };
+        let len = match e.kind {
+            Kind::Stem | Kind::Expert => records(bytes),
+            Kind::Router => RECORD_LEN,
+            Kind::Model | Kind::Classes | Kind::Names | Kind::Golden => e.len,
+        };
+        // Records are the largest target: they count several times.
+        let weight = if matches!(e.kind, Kind::Stem | Kind::Expert | Kind::Router) { 4 } else { 1 };
+        std::iter::repeat_n((e.at, len.min(e.len)), weight)
+    });
+    std::iter::once(table).chain(sections).collect()
+}
+
+/// One change at `at`: a bit, a byte, or a number of 2 or 4 bytes that is awkward or near the old one.
+fn change(bytes: &mut [u8], at: usize, random: &mut Random) {
+    let width = [1, 2, 4][random.below(3)];
+    let at = at / width * width;
+    let Some(place) = bytes.get_mut(at..at + width) else { return };
+    let mut old = [0; 4];
+    old[..width].copy_from_slice(place);
+    let old = u32::from_le_bytes(old);
+    let new = match random.below(5) {
+        0 => old ^ 1 << random.below(8 * width),
+        1 => AWKWARD[random.below(AWKWARD.len())],
+        2 => old.wrapping_add(random.below(9) as u32).wrapping_sub(4),
+        3 => old.wrapping_add(64 * (random.below(17) as u32)).wrapping_sub(64 * 8),
+        _ => random.bits(),
+    };
+    place.copy_from_slice(&new.to_le_bytes()[..width]);
+}
