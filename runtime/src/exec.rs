@@ -95,7 +95,6 @@ fn split<'a>(model: Model<'_>, op: &Op, arena: &'a mut [u8]) -> Option<Slices<'a
 fn run_step(cx: Context<'_, '_>, part: &Part<'_>, step: &Step, arena: &mut [u8]) -> Option<()> {
     let s = split(cx.model, &step.op, arena)?;
     let backend = cx.backend;
-    // SAFETY: a session holds a backend only if `Isa::available` said yes.
     match &step.op {
         Op::Conv(conv) => {
             let mut call = ConvCall {
@@ -107,15 +106,18 @@ fn run_step(cx: Context<'_, '_>, part: &Part<'_>, step: &Step, arena: &mut [u8])
                 out_lo: s.out_lo,
                 scratch: s.scratch,
             };
+            // SAFETY: a session holds a backend only if `Isa::available` said yes.
             unsafe { (backend.conv.run)(&mut call) }
         }
         Op::Shortcut(shortcut) => {
             let mut call =
                 ShortcutCall { shortcut, in_hi: s.in_hi, in_lo: s.in_lo, out_hi: s.out_hi, out_lo: s.out_lo };
+            // SAFETY: a session holds a backend only if `Isa::available` said yes.
             unsafe { (backend.shortcut)(&mut call) }
         }
         Op::Pool(pool) => {
             let mut call = PoolCall { pool, in_hi: s.in_hi, in_lo: s.in_lo, out: s.out_hi };
+            // SAFETY: a session holds a backend only if `Isa::available` said yes.
             unsafe { (backend.pool)(&mut call) }
         }
         Op::Head(head) => {
@@ -126,6 +128,7 @@ fn run_step(cx: Context<'_, '_>, part: &Part<'_>, step: &Step, arena: &mut [u8])
                 params: part.constants(head.dense.params),
                 out: s.out_hi,
             };
+            // SAFETY: a session holds a backend only if `Isa::available` said yes.
             unsafe { (backend.dense)(&mut call) }
         }
     }

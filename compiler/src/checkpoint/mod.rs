@@ -4,8 +4,8 @@
 //! the storages, and `.safetensors`. Pickles go through [`ride_calibrate::pickle`], which executes nothing. Only the
 //! tensors of the model are loaded; the optimizer's state stays in the file.
 //!
-//! Files may be hostile: every size is checked against the file's length, and what is loaded altogether is limited by
-//! it too (see [`Budget`](budget::Budget)).
+//! Files may be hostile: every size is checked against the file's length, and what is loaded altogether is limited to
+//! 64 MB and 16 times that length.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -55,7 +55,7 @@ pub struct Source {
 pub struct Checkpoint {
     /// The training configuration: `arch`, `data_loader` and so on.
     pub config: Value,
-    /// The model's tensors, without the prefixes `module.` and `backbone.`. Whatever the type they were stored in.
+    /// The model's tensors by name, without the prefixes `module.` and `backbone.`, whatever type they were stored in.
     pub tensors: BTreeMap<String, Tensor>,
     /// The files that were read.
     pub source: Source,

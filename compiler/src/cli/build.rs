@@ -98,7 +98,7 @@ pub(crate) fn run(args: &BuildArgs, ui: &mut Ui) -> Result<()> {
     let table_file = args.table_file(ui)?;
     let data = args.data.open(&imported.preprocess, Split::Train)?;
     let table = args.table(table_file, &imported, data.as_ref(), ui)?;
-    let classes = args.classes.resolve(&args.model, data.as_ref(), network.classes, ui)?;
+    let classes = args.classes.resolve(&args.model, data.as_ref(), &table, network.classes, ui)?;
     let bytes = lower::compile(&Request {
         network,
         table: &table,

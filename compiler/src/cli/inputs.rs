@@ -8,6 +8,7 @@ use ride_calibrate::data::{DataOptions, DataSet, Format, Split};
 use ride_calibrate::groups::read_class_counts;
 use ride_calibrate::observer::Observer;
 use ride_calibrate::preprocess::{InputSize, Preprocess};
+use ride_calibrate::table::CalibrationTable;
 use ride_compiler::calibration;
 use ride_compiler::checkpoint;
 use ride_compiler::import::{self, ImportOptions, Imported};
@@ -175,10 +176,20 @@ impl ClassArgs {
         &self,
         model: &ModelArgs,
         data: Option<&DataSet>,
+        table: &CalibrationTable,
         classes: usize,
         ui: &Ui,
     ) -> Result<ClassInfo> {
-        Ok(ClassInfo { counts: self.counts(model, data, classes, ui)?, names: self.names(model, data, classes, ui)? })
+        let mut info =
+            ClassInfo { counts: self.counts(model, data, classes, ui)?, names: self.names(model, data, classes, ui)? };
+        // What the data set of the calibration said, where nothing nearer says anything.
+        if info.counts.is_empty() && table.class_counts.len() == classes {
+            info.counts.clone_from(&table.class_counts);
+        }
+        if info.names.is_empty() && table.class_names.len() == classes {
+            info.names.clone_from(&table.class_names);
+        }
+        Ok(info)
     }
 
     fn counts(&self, model: &ModelArgs, data: Option<&DataSet>, classes: usize, ui: &Ui) -> Result<Vec<u32>> {

@@ -3,7 +3,7 @@
 //! The architectures are those of Wang et al., "Long-tailed Recognition by Routing Diverse Distribution-Aware
 //! Experts" (ICLR 2021), with the tensor names of the authors' code: ResNet-32 for CIFAR, and ResNet-10/50/101/152
 //! and ResNeXt-50/152 for ImageNet-LT, iNaturalist and Places, each with and without routers. What tells them apart is
-//! data in [`arch`]. Every tensor of the checkpoint must be used and must have the shape that the configuration gives
+//! data in `arch.rs`. Every tensor of the checkpoint must be used and must have the shape that the configuration gives
 //! it.
 
 use anyhow::{Context, Result, ensure};

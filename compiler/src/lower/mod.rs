@@ -1,7 +1,7 @@
 //! From float network and calibration table to a finished artifact.
 //!
-//! The stages, one file each: [`program`] fuses the graph, [`quant`] chooses scales, [`layers`] and [`weights`] make the
-//! integer constants, [`arena`] places the activations, [`emit`] writes sections and golden vectors.
+//! The stages, one file each: `program` fuses the graph, `quant` chooses scales, `layers` and `weights` make the integer
+//! constants, `arena` places the activations, `emit` writes sections and golden vectors.
 
 mod arena;
 mod emit;

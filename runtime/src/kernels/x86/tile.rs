@@ -7,6 +7,8 @@ use super::simd::Simd;
 use crate::arith::{add_narrow, add_wide, join, split};
 use crate::kernels::k8n16::{BLOCK_STEP, TAIL_STEP};
 use crate::op::Limits;
+use core::arch::asm;
+use core::hint::black_box;
 
 /// Largest window height and width ([`crate::model`] refuses larger ones).
 pub(super) const MAX_KERNEL: usize = 15;
@@ -105,6 +107,13 @@ struct Accumulators<S: Simd, const MR: usize, const NB: usize> {
     tail: [S::Acc; MR],
 }
 
+impl<S: Simd, const MR: usize, const NB: usize> Accumulators<S, MR, NB> {
+    #[inline(always)]
+    fn copy(&self) -> Self {
+        Accumulators { blocks: self.blocks, tail: self.tail }
+    }
+}
+
 /// What moves on with every step.
 struct Cursor {
     /// Every fourth pixel's activations.
@@ -125,7 +134,7 @@ pub(super) unsafe fn body<S: Simd, const MR: usize, const NB: usize, const TAIL:
         let mut at = Cursor { inputs: [t.rows[0]; 4], weights: t.weights, tail_weights: t.tail_weights };
         for &row in t.rows.iter().take(t.row_count) {
             for (i, inputs) in at.inputs.iter_mut().enumerate().take(MR.div_ceil(4)) {
-                *inputs = row.add(t.start + 4 * i * t.distance);
+                *inputs = opaque(row.add(t.start + 4 * i * t.distance));
             }
             steps::<S, MR, NB, TAIL, 1, 0>(t, &mut acc, &mut at, t.steps[0]);
             steps::<S, MR, NB, TAIL, 0, 0>(t, &mut acc, &mut at, t.steps[1]);
@@ -149,6 +158,15 @@ unsafe fn start<S: Simd, const MR: usize, const NB: usize, const TAIL: bool>(t: 
         }
         Accumulators { blocks, tail: [tail; MR] }
     }
+}
+
+/// The same pointer, but compilers do not see that. They would keep one pointer for each pixel otherwise, more than
+/// there are registers, instead of adding the pixel's distance in the address.
+#[inline(always)]
+fn opaque(mut p: *const u8) -> *const u8 {
+    // SAFETY: no instruction at all.
+    unsafe { asm!("/* {0} */", inout(reg) p, options(pure, nomem, nostack, preserves_flags)) };
+    p
 }
 
 /// `count` steps of all pixels but the first `FROM` and the last `OMIT` ones.
@@ -192,128 +210,235 @@ unsafe fn steps<S: Simd, const MR: usize, const NB: usize, const TAIL: bool, con
                 at.tail_weights = at.tail_weights.add(TAIL_STEP);
             }
             for inputs in at.inputs.iter_mut().take(MR.div_ceil(4)) {
-                *inputs = inputs.add(S::UNIT);
+                *inputs = opaque(inputs.add(S::UNIT));
             }
         }
     }
+}
+
+/// How outputs are stored: whether they are added to the residual, and whether they are wide.
+trait Form {
+    const ACCUMULATE: bool;
+    const WIDE: bool;
+}
+
+struct To<const ACCUMULATE: bool, const WIDE: bool>;
+
+impl<const ACCUMULATE: bool, const WIDE: bool> Form for To<ACCUMULATE, WIDE> {
+    const ACCUMULATE: bool = ACCUMULATE;
+    const WIDE: bool = WIDE;
 }
 
 /// Requantizes and stores all accumulators.
 #[inline(always)]
-unsafe fn finish<S: Simd, const MR: usize, const NB: usize, const TAIL: bool>(t: &Tile, acc: &Accumulators<S, MR, NB>) {
-    // SAFETY: as in `start`; `store_block` and `store_tail` look at the tile's `pixels` and `left` themselves.
+unsafe fn finish<S: Simd, const MR: usize, const NB: usize, const TAIL: bool>(
+    t: &Tile,
+    acc: &Accumulators<S, MR, NB>,
+) {
+    // SAFETY: the tile is valid; vectors are only stored where all pixels and channels exist.
     unsafe {
-        for b in 0..NB {
-            let channels = &*t.channels.add(b);
-            for first in (0..MR).step_by(S::PIXELS) {
-                let mut values = [acc.blocks[first][b]; 4];
-                for i in 0..S::PIXELS {
-                    values[i] = S::requantize(acc.blocks[first + i][b], channels);
-                }
-                store_block::<S>(t, first, 16 * b, S::block_words(values));
-            }
+        if t.pixels < MR || t.left < 16 * NB + if TAIL { 8 } else { 0 } {
+            // In memory, where loops can get at it: the original stays in registers.
+            return store_some::<S, MR, NB, TAIL>(t, black_box(&acc.copy()));
         }
-        if TAIL {
-            let channels = &*t.channels.add(NB);
-            for first in (0..MR).step_by(S::PIXELS) {
-                let mut pairs = [acc.tail[first]; 2];
-                for i in 0..S::PIXELS / 2 {
-                    let sums = S::fold(acc.tail[first + 2 * i], acc.tail[first + 2 * i + 1]);
-                    pairs[i] = S::requantize(sums, channels);
-                }
-                store_tail::<S>(t, first, 16 * NB, S::tail_words(pairs));
-            }
+        match (t.accumulate, t.out_lo.is_null()) {
+            (false, true) => store_all::<S, To<false, false>, MR, NB, TAIL>(t, acc),
+            (false, false) => store_all::<S, To<false, true>, MR, NB, TAIL>(t, acc),
+            (true, true) => store_all::<S, To<true, false>, MR, NB, TAIL>(t, acc),
+            (true, false) => store_all::<S, To<true, true>, MR, NB, TAIL>(t, acc),
         }
     }
 }
 
-/// Adds a block of 16 channels to the zero point or the residual, applies the limits and stores the outputs.
+/// Stores a tile of which all pixels and channels exist. What could be loops is written out, because compilers leave
+/// loops this large alone, and then the accumulators would not stay in registers.
 #[inline(always)]
-unsafe fn store_block<S: Simd>(t: &Tile, pixel: usize, channel: usize, words: [S::Lanes; 2]) {
-    if pixel + S::PIXELS > t.pixels || channel + 16 > t.left {
-        let mut buffers = [[0; 32]; 2];
-        // SAFETY: only the instruction set is asked for.
-        unsafe {
-            S::spill(&mut buffers[0], words[0]);
-            S::spill(&mut buffers[1], words[1]);
-        }
-        // SAFETY: the tile is valid.
-        return unsafe { store_some(t, (pixel, S::PIXELS), channel, &buffers) };
-    }
-    let at = pixel * t.out_c + channel;
-    // SAFETY: the tile's planes hold `pixels` pixels of `out_c` bytes, of which `left` are its channels: PIXELS pixels
-    // from `pixel` on and 16 channels from `channel` on are inside, as was just seen.
+unsafe fn store_all<S: Simd, F: Form, const MR: usize, const NB: usize, const TAIL: bool>(
+    t: &Tile,
+    acc: &Accumulators<S, MR, NB>,
+) {
+    const { assert!(NB <= 3 && MR <= 4 * S::PIXELS && MR % S::PIXELS == 0) };
+    // SAFETY: promised by the caller.
     unsafe {
+        store_block::<S, F, MR, NB, 0>(t, acc);
+        store_block::<S, F, MR, NB, 1>(t, acc);
+        store_block::<S, F, MR, NB, 2>(t, acc);
+        if TAIL {
+            store_tail::<S, F, MR, NB, 0>(t, acc);
+            store_tail::<S, F, MR, NB, 1>(t, acc);
+            store_tail::<S, F, MR, NB, 2>(t, acc);
+            store_tail::<S, F, MR, NB, 3>(t, acc);
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn store_block<S: Simd, F: Form, const MR: usize, const NB: usize, const B: usize>(
+    t: &Tile,
+    acc: &Accumulators<S, MR, NB>,
+) {
+    // SAFETY: promised by the caller.
+    unsafe {
+        store_pixels::<S, F, MR, NB, B, 0>(t, acc);
+        store_pixels::<S, F, MR, NB, B, 1>(t, acc);
+        store_pixels::<S, F, MR, NB, B, 2>(t, acc);
+        store_pixels::<S, F, MR, NB, B, 3>(t, acc);
+    }
+}
+
+/// Requantized words of block `b` for `PIXELS` pixels from `first` on: channels 0..8 and 8..16.
+#[inline(always)]
+unsafe fn block_words<S: Simd, const MR: usize, const NB: usize>(
+    t: &Tile,
+    acc: &Accumulators<S, MR, NB>,
+    first: usize,
+    b: usize,
+) -> [S::Lanes; 2] {
+    // SAFETY: the tile has more than `b` entries of channels.
+    unsafe {
+        let channels = &*t.channels.add(b);
+        let mut values = [acc.blocks[first][b]; 4];
+        for i in 0..S::PIXELS {
+            values[i] = S::requantize(acc.blocks[first + i][b], channels);
+        }
+        S::block_words(values)
+    }
+}
+
+/// Requantized words of the block of 8 channels for `PIXELS` pixels from `first` on.
+#[inline(always)]
+unsafe fn tail_words<S: Simd, const MR: usize, const NB: usize>(
+    t: &Tile,
+    acc: &Accumulators<S, MR, NB>,
+    first: usize,
+) -> S::Lanes {
+    // SAFETY: the tile has an entry of channels behind those of its blocks.
+    unsafe {
+        let channels = &*t.channels.add(NB);
+        let mut pairs = [acc.tail[first]; 2];
+        for i in 0..S::PIXELS / 2 {
+            let sums = S::fold(acc.tail[first + 2 * i], acc.tail[first + 2 * i + 1]);
+            pairs[i] = S::requantize(sums, channels);
+        }
+        S::tail_words(pairs)
+    }
+}
+
+/// Adds words to the zero point or the residual and applies the limits: the law's last step.
+#[inline(always)]
+unsafe fn add<S: Simd, F: Form>(t: &Tile, base: S::Lanes, words: S::Lanes) -> S::Lanes {
+    // SAFETY: only the instruction set is asked for.
+    unsafe {
+        let sum = S::add(base, words);
+        let sum = if F::WIDE { S::add(sum, words) } else { sum };
+        S::clamp(sum, S::splat(t.limits.min), S::splat(t.limits.max))
+    }
+}
+
+/// Stores block `B` of group `Q` of `PIXELS` pixels, if there are so many of either.
+#[inline(always)]
+unsafe fn store_pixels<S: Simd, F: Form, const MR: usize, const NB: usize, const B: usize, const Q: usize>(
+    t: &Tile,
+    acc: &Accumulators<S, MR, NB>,
+) {
+    let first = Q * S::PIXELS;
+    if B >= NB || first >= MR {
+        return;
+    }
+    let at = first * t.out_c + 16 * B;
+    // SAFETY: all of the tile's MR pixels and 16 * NB channels exist (`finish` has looked), so each of these PIXELS
+    // pixels has 16 bytes from `at` on in each plane.
+    unsafe {
+        let words = block_words::<S, MR, NB>(t, acc, first, B);
         let (hi, lo) = (t.out_hi.add(at), t.out_lo.wrapping_add(at));
-        let (min, max, zero) = (S::splat(t.limits.min), S::splat(t.limits.max), S::splat(t.limits.zero));
-        let base = match (t.accumulate, t.out_lo.is_null()) {
+        let zero = S::splat(t.limits.zero);
+        let base = match (F::ACCUMULATE, F::WIDE) {
             (false, _) => [zero, zero],
-            (true, true) => S::extend(S::load(hi, t.out_c)),
-            (true, false) => S::join(S::load(hi, t.out_c), S::load(lo, t.out_c)),
+            (true, false) => S::extend(S::load(hi, t.out_c)),
+            (true, true) => S::join(S::load(hi, t.out_c), S::load(lo, t.out_c)),
         };
-        let sums = [S::add(base[0], words[0]), S::add(base[1], words[1])];
-        if t.out_lo.is_null() {
-            S::store(hi, t.out_c, S::narrow([S::clamp(sums[0], min, max), S::clamp(sums[1], min, max)]));
-        } else {
-            let sums = [S::add(sums[0], words[0]), S::add(sums[1], words[1])];
-            let (high, low) = S::split([S::clamp(sums[0], min, max), S::clamp(sums[1], min, max)]);
+        let sums = [add::<S, F>(t, base[0], words[0]), add::<S, F>(t, base[1], words[1])];
+        if F::WIDE {
+            let (high, low) = S::split(sums);
             S::store(hi, t.out_c, high);
             S::store(lo, t.out_c, low);
+        } else {
+            S::store(hi, t.out_c, S::narrow(sums));
         }
     }
 }
 
-/// [`store_block`] for a block of 8 channels.
+/// Stores the block of 8 channels of group `Q` of `PIXELS` pixels, if there are so many.
 #[inline(always)]
-unsafe fn store_tail<S: Simd>(t: &Tile, pixel: usize, channel: usize, words: S::Lanes) {
-    if pixel + S::PIXELS > t.pixels || channel + 8 > t.left {
-        let mut buffers = [[0; 32]; 2];
-        // SAFETY: only the instruction set is asked for.
-        unsafe { S::spill(&mut buffers[0], words) };
-        // SAFETY: the tile is valid.
-        return unsafe { store_some(t, (pixel, S::PIXELS), channel, &buffers[..1]) };
+unsafe fn store_tail<S: Simd, F: Form, const MR: usize, const NB: usize, const Q: usize>(
+    t: &Tile,
+    acc: &Accumulators<S, MR, NB>,
+) {
+    let first = Q * S::PIXELS;
+    if first >= MR {
+        return;
     }
-    let at = pixel * t.out_c + channel;
-    // SAFETY: as in `store_block`, with 8 channels.
+    let at = first * t.out_c + 16 * NB;
+    // SAFETY: as in `store_pixels`, with 8 channels behind the blocks.
     unsafe {
+        let words = tail_words::<S, MR, NB>(t, acc, first);
         let (hi, lo) = (t.out_hi.add(at), t.out_lo.wrapping_add(at));
-        let (min, max, zero) = (S::splat(t.limits.min), S::splat(t.limits.max), S::splat(t.limits.zero));
-        let [base, _] = match (t.accumulate, t.out_lo.is_null()) {
-            (false, _) => [zero, zero],
-            (true, true) => S::extend(S::load_half(hi, t.out_c)),
-            (true, false) => S::join(S::load_half(hi, t.out_c), S::load_half(lo, t.out_c)),
+        let base = match (F::ACCUMULATE, F::WIDE) {
+            (false, _) => S::splat(t.limits.zero),
+            (true, false) => S::extend(S::load_half(hi, t.out_c))[0],
+            (true, true) => S::join(S::load_half(hi, t.out_c), S::load_half(lo, t.out_c))[0],
         };
-        let sum = S::add(base, words);
-        if t.out_lo.is_null() {
-            let sum = S::clamp(sum, min, max);
-            S::store_half(hi, t.out_c, S::narrow([sum, sum]));
-        } else {
-            let sum = S::clamp(S::add(sum, words), min, max);
+        let sum = add::<S, F>(t, base, words);
+        if F::WIDE {
             let (high, low) = S::split([sum, sum]);
             S::store_half(hi, t.out_c, high);
             S::store_half(lo, t.out_c, low);
+        } else {
+            S::store_half(hi, t.out_c, S::narrow([sum, sum]));
         }
     }
 }
 
-/// The same for the last pixels of a row and for blocks that are not full: one output at a time. Each buffer holds
-/// eight channels of each of `count` pixels from `first` on.
+/// Stores what exists of a tile at the end of a row, or of channels that do not fill their block.
+#[cold]
+#[inline(always)]
+unsafe fn store_some<S: Simd, const MR: usize, const NB: usize, const TAIL: bool>(
+    t: &Tile,
+    acc: &Accumulators<S, MR, NB>,
+) {
+    let mut first = 0;
+    while first < MR {
+        let mut buffer = [0; 32];
+        // SAFETY: the tile is valid.
+        unsafe {
+            for b in 0..NB {
+                for (half, words) in block_words::<S, MR, NB>(t, acc, first, b).into_iter().enumerate() {
+                    S::spill(&mut buffer, words);
+                    store_eight(t, first, S::PIXELS, 16 * b + 8 * half, &buffer);
+                }
+            }
+            if TAIL {
+                S::spill(&mut buffer, tail_words::<S, MR, NB>(t, acc, first));
+                store_eight(t, first, S::PIXELS, 16 * NB, &buffer);
+            }
+        }
+        first += S::PIXELS;
+    }
+}
+
+/// Stores those that exist of eight channels of `count` pixels, one output at a time.
 ///
 /// # Safety
 /// The tile is valid.
-#[cold]
 #[inline(never)]
-unsafe fn store_some(t: &Tile, (first, count): (usize, usize), channel: usize, buffers: &[[i16; 32]]) {
+unsafe fn store_eight(t: &Tile, first: usize, count: usize, channel: usize, words: &[i16; 32]) {
     let pixels = count.min(t.pixels.saturating_sub(first));
-    for (half, buffer) in buffers.iter().enumerate() {
-        let channel = channel + 8 * half;
-        let channels = 8.min(t.left.saturating_sub(channel));
-        for (p, values) in buffer.chunks_exact(8).enumerate().take(pixels) {
-            for (c, &value) in values.iter().enumerate().take(channels) {
-                let at = (first + p) * t.out_c + channel + c;
-                // SAFETY: pixel first + p < t.pixels and channel + c < t.left <= out_c.
-                unsafe { store_one(t, at, value) };
-            }
+    let channels = 8.min(t.left.saturating_sub(channel));
+    for (p, values) in words.chunks_exact(8).enumerate().take(pixels) {
+        for (c, &value) in values.iter().enumerate().take(channels) {
+            let at = (first + p) * t.out_c + channel + c;
+            // SAFETY: pixel first + p < t.pixels and channel + c < t.left <= out_c.
+            unsafe { store_one(t, at, value) };
         }
     }
 }
