@@ -56,14 +56,38 @@ fn time(mut f: impl FnMut()) -> f64 {
     samples[(samples.len() as f64 * quantile.clamp(0.0, 0.99)) as usize] * 1e6
 }
 
-fn noise(n: usize) -> Vec<u8> {
+/// Random bytes at a multiple of 64, as arenas and artifacts place them.
+fn noise(n: usize) -> Bytes {
     let mut state = 12345u32;
-    (0..n)
-        .map(|_| {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 24) as u8
-        })
-        .collect()
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8
+    };
+    Bytes { lines: (0..n.div_ceil(64)).map(|_| Line(std::array::from_fn(|_| next()))).collect(), len: n }
+}
+
+#[repr(align(64))]
+#[allow(dead_code)] // read as bytes
+struct Line([u8; 64]);
+
+struct Bytes {
+    lines: Vec<Line>,
+    len: usize,
+}
+
+impl std::ops::Deref for Bytes {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        // SAFETY: lines are arrays of bytes without padding, and at least `len` of them.
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
+    }
+}
+
+impl std::ops::DerefMut for Bytes {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above.
+        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
+    }
 }
 
 const NOWHERE: Span = Span { at: 0, len: 0 };
@@ -93,7 +117,7 @@ fn time_conv(backend: &Backend, layer: &Layer) -> f64 {
     params.extend(noise(channels).iter().map(|b| if layer.wide { 30 } else { 36 } + b % 4));
     let (input, weights) = (noise(shape.input_len()), noise(kernels::weights_len(&shape, backend.layout)));
     let (mut hi, mut lo) = (noise(shape.output_len()), noise(if layer.wide { shape.output_len() } else { 0 }));
-    let mut scratch = vec![0; (backend.conv.scratch_len)(&shape)];
+    let mut scratch = noise((backend.conv.scratch_len)(&shape));
     time(|| {
         let mut call = ConvCall {
             conv: black_box(&conv),
@@ -145,7 +169,7 @@ fn time_shortcut(backend: &Backend, side: u16, in_c: u16, out_c: u16) -> f64 {
 fn time_pool(backend: &Backend) -> f64 {
     let source = Planes { hi: 0, lo: Some(0) };
     let pool = Pool { pixels: 64, channels: 48, source, zero: -32640, shift: 7, out: 0 };
-    let (hi, lo, mut out) = (noise(pool.input_len()), noise(pool.input_len()), vec![0; pool.output_len()]);
+    let (hi, lo, mut out) = (noise(pool.input_len()), noise(pool.input_len()), noise(pool.output_len()));
     time(|| {
         let mut call = PoolCall { pool: black_box(&pool), in_hi: &hi, in_lo: &lo, out: &mut out };
         // SAFETY: `main` only picks backends that are available.
@@ -156,7 +180,7 @@ fn time_pool(backend: &Backend) -> f64 {
 fn time_dense(backend: &Backend, outputs: u16) -> f64 {
     let (features, layout) = (48, backend.layout);
     let d = Dense { features, outputs, weights: NOWHERE, params: NOWHERE, layout, normalize: true };
-    let mut feature = noise(feature_norm_at(usize::from(features)));
+    let mut feature = noise(feature_norm_at(usize::from(features))).to_vec();
     feature.extend(0.001f32.to_le_bytes());
     let weights = noise(kernels::dense::weights_len(features, outputs, layout));
     let params: Vec<u8> = (0..2 * outputs).flat_map(|j| (f32::from(j) * 0.01).to_le_bytes()).collect();

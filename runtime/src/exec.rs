@@ -179,22 +179,23 @@ pub(crate) fn score(cx: Context<'_, '_>, i: usize, router: &Router, arena: &mut 
     Some(z)
 }
 
-/// The `top.len()` largest of `values`, descending, by insertion.
+/// The `top.len()` largest of `values`, descending, by insertion from the end: most values are small and stay out.
 fn largest(values: &[[u8; 4]], top: &mut [[u8; 4]]) {
     let mut filled = 0;
     for v in values {
         let value = f32::from_le_bytes(*v);
-        if filled == top.len() && filled > 0 && value <= f32::from_le_bytes(top[filled - 1]) {
-            continue;
-        }
-        let at = top[..filled].partition_point(|t| f32::from_le_bytes(*t) >= value);
+        let smaller = |t: &[u8; 4]| f32::from_le_bytes(*t) < value;
         if filled < top.len() {
             filled += 1;
+        } else if !top.last().is_some_and(smaller) {
+            continue;
         }
-        if at < filled {
-            top.copy_within(at..filled - 1, at + 1);
-            top[at] = *v;
+        let mut at = filled - 1;
+        while at > 0 && smaller(&top[at - 1]) {
+            top[at] = top[at - 1];
+            at -= 1;
         }
+        top[at] = *v;
     }
 }
 

@@ -36,6 +36,9 @@ for target in "${targets[@]}"; do
     if [ -f "$target.dict" ]; then
         options+=("-dict=$target.dict")
     fi
+    if [ -f "$target.options" ]; then
+        mapfile -t -O "${#options[@]}" options <"$target.options"
+    fi
     folders=("corpus/$target")
     if [ -d "seeds/$target" ]; then
         folders+=("seeds/$target")

@@ -31,27 +31,34 @@ pub fn table(network: &Network) -> Result<CalibrationTable> {
     calibration::tabulate(network, &statistics, PICTURES, &settings)
 }
 
-/// Compiles `network` for the target of that name.
+/// Compiles `network` for the target of that name, with invented names and training counts of the classes.
 ///
 /// # Errors
 /// As [`lower::compile`].
-pub fn compile(
+pub fn compile(network: &Network, table: &CalibrationTable, target: &str, residual_bits: u8) -> Result<AlignedBytes> {
+    let counts = (0..network.classes as u32).map(|c| 1 + 200 / (c + 1)).collect();
+    let names = (0..network.classes).map(|c| format!("class {c}")).collect();
+    compile_for(network, table, (target, residual_bits), &ClassInfo { counts, names })
+}
+
+/// Compiles `network` for a target and width of the residual stream.
+///
+/// # Errors
+/// As [`lower::compile`].
+pub fn compile_for(
     network: &Network,
     table: &CalibrationTable,
-    target: &str,
-    residual_bits: u8,
+    (target, residual_bits): (&str, u8),
+    classes: &ClassInfo,
 ) -> Result<AlignedBytes> {
     let target = ride_targets::find(target)?;
-    let names = |count: usize| (0..count).map(|c| format!("class {c}")).collect();
-    let counts = (0..network.classes as u32).map(|c| 1 + 200 / (c + 1)).collect();
-    let classes = ClassInfo { counts, names: names(network.classes) };
     let fingerprint = calibration::fingerprint(network);
     let request = Request {
         network,
         table,
         target: &target,
         residual_bits,
-        classes: &classes,
+        classes,
         resize_short: None,
         fingerprint: &fingerprint,
     };

@@ -60,7 +60,9 @@ pub struct Answer {
 
 impl From<Outcome<'_>> for Answer {
     fn from(o: Outcome<'_>) -> Self {
-        Answer { class: o.class, experts: o.experts, logits: o.logits.iter().map(|l| l.to_bits()).collect() }
+        // IEEE-754 leaves open which of two NaN's payloads an operation keeps.
+        let bits = |l: &f32| if l.is_nan() { f32::NAN.to_bits() } else { l.to_bits() };
+        Answer { class: o.class, experts: o.experts, logits: o.logits.iter().map(bits).collect() }
     }
 }
 
@@ -135,8 +137,7 @@ pub fn exercise(model: Model<'_>, backend: &'static Backend, fill: u8) -> Vec<Re
         Ok(mut session) => run(model, &mut session, &mut answers),
         // The one thing that parsing leaves to the session: how much scratch memory this machine's kernels want.
         Err(error) => {
-            let section = |e| if let Error::Invalid { section, .. } = e { section } else { "" };
-            assert_eq!(section(error), "model", "{error}");
+            assert!(matches!(error, Error::Invalid { section: "model", .. }), "{error}");
             answers.push(Err(error));
         }
     }
@@ -186,4 +187,51 @@ fn check(model: Model<'_>, policy: Policy, answer: &Result<Answer, Error>) {
         }
         Err(error) => assert_eq!(Some(*error), expected, "{policy:?}"),
     }
+}
+
+/// What comes of bytes that may be an artifact.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// They are none.
+    Refused(Error),
+    /// They ask for more memory or time than was granted.
+    Expensive,
+    /// They run without harm, but break a promise of the compiler (see [`crate::law`]).
+    Unlawful,
+    /// They run, with one answer from every backend and whatever the arena held before.
+    Lawful,
+}
+
+/// What an artifact may cost to be tried.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bytes of the arena.
+    pub arena: usize,
+    /// See [`cost`].
+    pub cost: u64,
+}
+
+/// Parses `bytes` and, if they are an artifact within `limits`, does everything with it that a session can do, with every
+/// backend of this machine.
+///
+/// # Panics
+/// If any of that does harm; see [`exercise`] and [`Verdict::Lawful`].
+pub fn judge(bytes: &[u8], limits: Limits) -> Verdict {
+    let model = match Model::parse(bytes) {
+        Ok(model) => model,
+        Err(error) => return Verdict::Refused(error),
+    };
+    let vectors = golden::vectors(&model).count();
+    if model.arena_len() > limits.arena || cost(model) > limits.cost || vectors > 16 {
+        return Verdict::Expensive;
+    }
+    let slowest = backends(model).take(1).map(|b| exercise(model, b, 0x00));
+    let runs: Vec<_> = slowest.chain(backends(model).map(|b| exercise(model, b, 0xB5))).collect();
+    if !crate::law::kept(model) {
+        return Verdict::Unlawful;
+    }
+    // A kernel may want more scratch memory than others: then there is nothing to compare.
+    let ran: Vec<_> = runs.iter().filter(|answers| answers.len() > 1).collect();
+    assert!(ran.windows(2).all(|pair| pair[0] == pair[1]), "answers differ between backends or arenas");
+    Verdict::Lawful
 }

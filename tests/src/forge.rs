@@ -1,10 +1,11 @@
 //! Takes artifacts apart, changes them and gives them valid checksums again.
 
+use ride_runtime::Model;
 use ride_runtime::format::crc::{crc32, crc32_of};
 use ride_runtime::format::header::{ENTRY_LEN, HEADER_LEN, Kind, field};
 use ride_runtime::format::record::{PART_HEAD, RECORD_LEN, decode, encode};
 use ride_runtime::format::writer::{Section, write};
-use ride_runtime::{Model, op::Step};
+use ride_runtime::op::Step;
 
 use crate::synthetic::Random;
 
@@ -31,8 +32,11 @@ impl Forge {
     /// # Panics
     /// If there are more sections than the writer takes.
     pub fn bytes(&self) -> Vec<u8> {
-        let sections: Vec<Section<'_>> =
-            self.sections.iter().map(|(kind, index, content)| Section { kind: *kind, index: *index, content }).collect();
+        let sections: Vec<Section<'_>> = self
+            .sections
+            .iter()
+            .map(|(kind, index, content)| Section { kind: *kind, index: *index, content })
+            .collect();
         let mut out = Vec::new();
         write(&sections, &mut out).expect("sections that fit");
         out
@@ -91,23 +95,40 @@ impl Forge {
 
 /// Makes the checksums of an artifact fit its bytes as far as the table can be followed. Whatever else is wrong stays so.
 pub fn fix_checksums(bytes: &mut [u8]) {
-    let u16_at = |b: &[u8], at: usize| b.get(at..at + 2).map_or(0, |v| usize::from(u16::from_le_bytes([v[0], v[1]])));
-    let u32_at = |b: &[u8], at: usize| {
-        b.get(at..at + 4).map_or(0, |v| u32::from_le_bytes([v[0], v[1], v[2], v[3]]) as usize)
-    };
     let sections = u16_at(bytes, field::SECTIONS);
     for n in 0..sections {
-        let entry = HEADER_LEN + n * ENTRY_LEN;
-        let (at, len) = (u32_at(bytes, entry + 4), u32_at(bytes, entry + 8));
-        let Some(crc) = bytes.get(at..at.saturating_add(len)).map(crc32) else { continue };
-        if let Some(to) = bytes.get_mut(entry + 12..entry + 16) {
-            to.copy_from_slice(&crc.to_le_bytes());
-        }
+        let Some(entry) = RawEntry::read(bytes, n) else { break };
+        let Some(crc) = bytes.get(entry.at..entry.at.saturating_add(entry.len)).map(crc32) else { continue };
+        let place = HEADER_LEN + n * ENTRY_LEN + 12;
+        bytes[place..place + 4].copy_from_slice(&crc.to_le_bytes());
     }
     let table_end = HEADER_LEN + sections * ENTRY_LEN;
     if let Some(head) = bytes.get_mut(..table_end) {
         let crc = crc32_of(&[&head[..field::CRC], &head[field::CRC + 4..]]);
         head[field::CRC..field::CRC + 4].copy_from_slice(&crc.to_le_bytes());
+    }
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> usize {
+    bytes.get(at..at + 2).map_or(0, |v| usize::from(u16::from_le_bytes([v[0], v[1]])))
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> usize {
+    bytes.get(at..at.saturating_add(4)).map_or(0, |v| u32::from_le_bytes([v[0], v[1], v[2], v[3]]) as usize)
+}
+
+/// An entry of the section table as it stands there, right or wrong.
+struct RawEntry {
+    kind: usize,
+    at: usize,
+    len: usize,
+}
+
+impl RawEntry {
+    /// Entry `n`, if the bytes reach so far.
+    fn read(bytes: &[u8], n: usize) -> Option<Self> {
+        let entry = bytes.get(HEADER_LEN + n * ENTRY_LEN..)?.get(..ENTRY_LEN)?;
+        Some(RawEntry { kind: u16_at(entry, 0), at: u32_at(entry, 4), len: u32_at(entry, 8) })
     }
 }
 
@@ -142,32 +163,29 @@ pub fn mutate(bytes: &mut [u8], random: &mut Random) {
             0 => (0, bytes.len()),
             _ => structures[random.below(structures.len())],
         };
-        if len == 0 {
-            continue;
+        if len > 0 {
+            let at = from + random.below(len);
+            change(bytes, at, random);
         }
-        let at = from + random.below(len);
-        change(bytes, at, random);
     }
     fix_checksums(bytes);
 }
 
 /// Where an artifact keeps its structure: header and table, model section, records, router heads, golden vectors.
 fn structures(bytes: &[u8]) -> Vec<(usize, usize)> {
-    let Ok(model) = Model::parse(bytes) else { return vec![(0, bytes.len())] };
-    let table = (0, HEADER_LEN + model.sections().count() * ENTRY_LEN);
-    let sections = model.sections().flat_map(|e| {
-        let records = |bytes: &[u8]| match bytes.get(e.at..e.at + 4) {
-            Some(n) => PART_HEAD + u32::from_le_bytes([n[0], n[1], n[2], n[3]]) as usize * RECORD_LEN,
-            None => 0,
-        };
-        let len = match e.kind {
-            Kind::Stem | Kind::Expert => records(bytes),
-            Kind::Router => RECORD_LEN,
-            Kind::Model | Kind::Classes | Kind::Names | Kind::Golden => e.len,
-        };
+    let entries: Vec<RawEntry> = (0..u16_at(bytes, field::SECTIONS)).map_while(|n| RawEntry::read(bytes, n)).collect();
+    let table = (0, (HEADER_LEN + entries.len() * ENTRY_LEN).min(bytes.len()));
+    let sections = entries.iter().flat_map(|e| {
+        let kind = Kind::ALL.into_iter().find(|k| *k as usize == e.kind);
+        let records = u32_at(bytes, e.at).saturating_mul(RECORD_LEN).saturating_add(PART_HEAD);
         // Records are the largest target: they count several times.
-        let weight = if matches!(e.kind, Kind::Stem | Kind::Expert | Kind::Router) { 4 } else { 1 };
-        std::iter::repeat_n((e.at, len.min(e.len)), weight)
+        let (len, weight) = match kind {
+            Some(Kind::Stem | Kind::Expert) => (records, 4),
+            Some(Kind::Router) => (RECORD_LEN, 4),
+            _ => (e.len, 1),
+        };
+        let room = bytes.len().saturating_sub(e.at);
+        std::iter::repeat_n((e.at, len.min(e.len).min(room)), weight)
     });
     std::iter::once(table).chain(sections).collect()
 }

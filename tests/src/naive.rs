@@ -138,7 +138,11 @@ impl Machine<'_, '_> {
         let params = constants(self.model, self.part, c.params)?;
         let channels = usize::from(c.shape.out_c);
         let words = |from: usize| -> Vec<i32> {
-            params[from..].chunks_exact(4).take(channels).map(|b| i32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+            params[from..]
+                .chunks_exact(4)
+                .take(channels)
+                .map(|b| i32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+                .collect()
         };
         let conv = oracle::Conv {
             shape: c.shape,

@@ -1,15 +1,669 @@
 //! Truncated, damaged and crafted artifacts: refused with a reason, or harmless.
-use ride_runtime::Model;
-use ride_tests::{built, exercise, synthetic::Recipe};
+
+use std::panic::catch_unwind;
+
+use ride_compiler::memory::AlignedBytes;
+use ride_runtime::format::header::{ENTRY_LEN, HEADER_LEN, Kind, field, model};
+use ride_runtime::format::record::{PART_HEAD, RECORD_LEN};
+use ride_runtime::kernels::BACKENDS;
+use ride_runtime::op::{Layout, NONE, Op, Planes, Source, Step};
+use ride_runtime::{Error, Model, Policy, Session};
+use ride_tests::built;
+use ride_tests::exercise::{Arena, Limits, Verdict, judge, picture};
+use ride_tests::forge::{Forge, fix_checksums, mutate};
+use ride_tests::synthetic::{Random, Recipe};
+
+const TARGETS: [&str; 2] = ["portable", "x86-64"];
+
+fn tiny(target: &str) -> AlignedBytes {
+    built::synthetic(&Recipe::tiny(), target, 16)
+}
 
 #[test]
-fn sizes() {
-    for (name, recipe) in Recipe::all() {
-        for (target, bits) in built::BUILDS {
-            let bytes = built::synthetic(&recipe, target, bits);
-            let m = Model::parse(&bytes).unwrap();
-            println!("{name} {target} {bits}: {} bytes arena {} bound {} cost {} golden {:?}", bytes.len(), m.arena_len(), m.liveness_bound(), exercise::cost(m), ride_runtime::golden::vectors(&m).map(|v| v.experts).collect::<Vec<_>>());
-            for b in exercise::backends(m) { exercise::exercise(m, b, 0xAA); }
+fn every_truncation_is_refused() {
+    for target in TARGETS {
+        let bytes = tiny(target);
+        for len in 0..bytes.len() {
+            match Model::parse(&bytes[..len]) {
+                Err(Error::Truncated { needed, found, .. }) => assert!(found == len && needed > len),
+                other => panic!("{target}: {len} of {} bytes: {other:?}", bytes.len()),
+            }
+        }
+        assert!(Model::parse(&bytes).is_ok());
+    }
+}
+
+#[test]
+fn every_flipped_bit_is_refused() {
+    for target in TARGETS {
+        let mut bytes = tiny(target);
+        let entries: Vec<_> = Model::parse(&bytes).expect("a valid artifact").sections().collect();
+        for at in 0..bytes.len() {
+            let section = entries.iter().find(|e| (e.at..e.at + e.len).contains(&at));
+            for bit in 0..8 {
+                bytes[at] ^= 1 << bit;
+                let error = Model::parse(&bytes).expect_err("a damaged artifact");
+                bytes[at] ^= 1 << bit;
+                let right = match (at, section, error) {
+                    (_, Some(entry), Error::Checksum { section, index }) => {
+                        (section, index) == (entry.kind.name(), entry.index)
+                    }
+                    (0..8, None, Error::NotAnArtifact) | (8..10, None, Error::Version { .. }) => true,
+                    (10..12, None, Error::Truncated { .. }) | (12..16, None, Error::Truncated { .. }) => true,
+                    (_, None, Error::Checksum { section: "header", .. }) => true,
+                    (_, None, Error::Invalid { reason: "bytes between sections are not zero", .. }) => true,
+                    _ => false,
+                };
+                assert!(right, "{target}: bit {bit} of byte {at}: {error:?}");
+            }
         }
     }
+}
+
+#[test]
+fn bytes_behind_the_artifact_do_not_matter() {
+    let bytes = tiny("portable");
+    for rest in [&[0xFF; 4096][..], &[0], &bytes] {
+        let partition = [&bytes[..], rest].concat();
+        let partition = AlignedBytes::copy_of(&partition);
+        let model = Model::parse(&partition).expect("an artifact at the start");
+        assert_eq!(model.bytes(), &bytes[..]);
+        let mut arena = Arena::new(model, 0);
+        let mut image = vec![0; model.input_len()];
+        let vectors = Session::new(model, arena.lend()).and_then(|mut s| s.self_test(&mut image));
+        assert!(vectors.is_ok_and(|n| n > 0));
+    }
+}
+
+#[test]
+fn other_files_are_no_artifacts() {
+    for bytes in [&b"PK\x03\x04"[..], &[0; 4096], b"RIDE\n\n\x1a\n and more", b"\x7fELF", b"X"] {
+        assert_eq!(Model::parse(bytes).err(), Some(Error::NotAnArtifact));
+    }
+    for bytes in [&b""[..], b"RIDE\r\n\x1a", b"RIDE\r\n\x1a\n"] {
+        assert!(matches!(Model::parse(bytes), Err(Error::Truncated { what: "header", .. })), "{bytes:?}");
+    }
+}
+
+const MODEL: (Kind, u16) = (Kind::Model, 0);
+const STEM: (Kind, u16) = (Kind::Stem, 0);
+const EXPERT0: (Kind, u16) = (Kind::Expert, 0);
+const EXPERT1: (Kind, u16) = (Kind::Expert, 1);
+const ROUTER0: (Kind, u16) = (Kind::Router, 0);
+
+/// Asserts that `bytes` are refused as [`Error::Invalid`] in this section with this reason.
+fn assert_invalid(what: &str, bytes: &[u8], section: &str, reason: &str) {
+    match Model::parse(bytes) {
+        Err(Error::Invalid { section: s, reason: r, .. }) => {
+            assert!(s == section && r.contains(reason), "{what}: {s}: {r}, expected {section}: {reason}");
+        }
+        other => panic!("{what}: {:?}, expected {section}: {reason}", other.map(|_| "accepted")),
+    }
+}
+
+#[test]
+fn impossible_heads_are_refused() {
+    let forge = Forge::of(&tiny("x86-64"));
+    let max = u32::MAX;
+    let (u16s, u32s) = (|v: u16| v.to_le_bytes().to_vec(), |v: u32| v.to_le_bytes().to_vec());
+    let outside = "does not lie in the arena";
+    let cases: Vec<(&str, usize, Vec<u8>, &str)> = vec![
+        ("no rows", model::HEIGHT, u16s(0), "1..=8192"),
+        ("too many columns", model::WIDTH, u16s(8193), "1..=8192"),
+        ("no channels", model::CHANNELS, u16s(0), "1..=4 channels"),
+        ("five channels", model::CHANNELS, u16s(5), "1..=4 channels"),
+        ("no experts", model::EXPERTS, vec![0], "number of experts"),
+        ("65 experts", model::EXPERTS, vec![65], "number of experts"),
+        ("routing flag", model::ROUTED, vec![2], "routing flag"),
+        ("no classes", model::CLASSES, u32s(0), "number of classes"),
+        ("many classes", model::CLASSES, u32s(max), "number of classes"),
+        ("no arena", model::ARENA, u32s(0), outside),
+        ("scratch at the end of the address space", model::SCRATCH, u32s(max - 3), outside),
+        ("scratch longer than the address space", model::SCRATCH_LEN, u32s(max), outside),
+        ("logits at the end of the address space", model::LOGITS, u32s(max - 3), outside),
+        ("sum misaligned", model::SUM, u32s(2), "misaligned"),
+        ("sum at the end of the address space", model::SUM, u32s(max - 7), outside),
+        ("feature at the end of the address space", model::FEATURE, u32s(max & !3), outside),
+        ("no feature", model::FEATURES, u16s(0), "length of the feature"),
+        ("long feature", model::FEATURES, u16s(32769), "length of the feature"),
+        ("12 bits", model::RESIDUAL_BITS, vec![12], "8 or 16 bits"),
+        ("layout", model::LAYOUT, vec![7], "unknown weight layout"),
+        ("target", model::TARGET, vec![0xFF], "UTF-8"),
+        ("architecture", model::ARCH + 31, vec![0xC3], "UTF-8"),
+    ];
+    for (what, at, bytes, reason) in cases {
+        assert_invalid(what, &forge.clone().put(MODEL, at, &bytes).bytes(), "model", reason);
+    }
+    let mut overlapping = forge.clone();
+    let logits = overlapping.content(Kind::Model, 0)[model::LOGITS..][..4].to_vec();
+    assert_invalid("sum in the logits", &forge.clone().put(MODEL, model::SUM, &logits).bytes(), "model", "overlap");
+    for (len, what) in [(0, "empty"), (model::LEN - 1, "short"), (model::LEN + 1, "long")] {
+        let mut other = forge.clone();
+        other.content(Kind::Model, 0).resize(len, 0);
+        assert_invalid(what, &other.bytes(), "model", "wrong length");
+    }
+}
+
+#[test]
+fn sections_must_be_those_that_are_announced() {
+    let bytes = tiny("portable");
+    let forge = Forge::of(&bytes);
+    for n in 0..forge.sections.len() {
+        let (kind, index, content) = forge.sections[n].clone();
+        let mut missing = forge.clone();
+        missing.sections.remove(n);
+        let name = kind.name();
+        // Without a section, it or the one that has moved into its place is named.
+        let result = Model::parse(&missing.bytes()).err();
+        let named = matches!(result, Some(Error::Invalid { section, reason, .. })
+            if section == name && reason.contains("missing"));
+        assert!(named, "{name} {index}: {result:?}");
+        let mut twice = forge.clone();
+        twice.sections.insert(n, (kind, index, content));
+        assert!(matches!(Model::parse(&twice.bytes()), Err(Error::Invalid { .. })), "{name} {index} twice");
+        let mut swapped = forge.clone();
+        swapped.sections.swap(n, (n + 1) % forge.sections.len());
+        assert!(matches!(Model::parse(&swapped.bytes()), Err(Error::Invalid { .. })), "{name} {index} swapped");
+    }
+    let mut more = forge.clone();
+    more.sections.push((Kind::Golden, 1, vec![0; 4]));
+    assert_invalid("one more", &more.bytes(), "section table", "more sections");
+    let three = forge.clone().put(MODEL, model::EXPERTS, &[3]);
+    assert_invalid("an expert more than there are", &three.bytes(), "expert", "missing");
+    let unrouted = forge.clone().put(MODEL, model::ROUTED, &[0]);
+    assert_invalid("a router that nobody asks for", &unrouted.bytes(), "golden", "not in its place");
+    let one = forge.put(MODEL, model::EXPERTS, &[1]);
+    assert_invalid("a router behind a single expert", &one.bytes(), "model", "routing flag");
+}
+
+/// The raw table, which the writer cannot get wrong.
+#[test]
+fn wrong_tables_are_refused() {
+    let good = tiny("portable");
+    let entry = |n: usize, at: usize| HEADER_LEN + n * ENTRY_LEN + at;
+    let old = |at: usize| u32::from_le_bytes([good[at], good[at + 1], good[at + 2], good[at + 3]]);
+    let forged = |at: usize, value: u32| {
+        let mut bytes = good.to_vec();
+        bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+        fix_checksums(&mut bytes);
+        bytes
+    };
+    let table = |what: &str, at: usize, value: u32, reason: &str| {
+        assert_invalid(what, &forged(at, value), "section table", reason);
+    };
+    table("unknown kind", entry(2, 0), 99, "unknown kind");
+    table("unknown kind", entry(0, 0), 0, "unknown kind");
+    table("section in the table", entry(1, 4), 64, "overlap or are out of order");
+    table("section at the end of the address space", entry(3, 4), u32::MAX, "out of order");
+    table("section misaligned", entry(3, 4), old(entry(3, 4)) + 4, "aligned offset");
+    table("section one step too far", entry(3, 4), old(entry(3, 4)) + 64, "aligned offset");
+    table("section up to the end of the address space", entry(3, 8), u32::MAX, "beyond the end");
+    table("section one byte too short at the end", entry(7, 8), old(entry(7, 8)) - 1, "bytes after the last section");
+    let length = forged(field::LENGTH, u32::MAX);
+    assert!(matches!(Model::parse(&length), Err(Error::Truncated { what: "file", needed: 0xFFFF_FFFF, .. })));
+    let short = forged(field::LENGTH, 20);
+    assert!(matches!(Model::parse(&short), Err(Error::Truncated { what: "section table", .. })));
+    let mut many = good.to_vec();
+    many[field::SECTIONS..][..2].copy_from_slice(&u16::MAX.to_le_bytes());
+    fix_checksums(&mut many);
+    assert!(matches!(Model::parse(&many), Err(Error::Truncated { what: "section table", .. })));
+    for version in [0u16, 2, 0xFFFF] {
+        let mut bytes = good.to_vec();
+        bytes[field::VERSION..][..2].copy_from_slice(&version.to_le_bytes());
+        fix_checksums(&mut bytes);
+        let error = Model::parse(&bytes).expect_err("another version");
+        assert_eq!(error, Error::Version { found: version, supported: 1 });
+        assert!(error.to_string().contains(&format!("version {version}")), "{error}");
+    }
+}
+
+#[test]
+fn impossible_parts_are_refused() {
+    let forge = Forge::of(&tiny("portable"));
+    let beyond = "operations reach beyond the section";
+    for (count, reason) in [(1u32 << 26, beyond), (u32::MAX, beyond), (0x0400_0001, beyond)] {
+        for part in [STEM, EXPERT1] {
+            let bytes = forge.clone().put(part, 0, &count.to_le_bytes()).bytes();
+            assert_invalid("huge number of operations", &bytes, part.0.name(), reason);
+        }
+    }
+    for (kind, index) in [STEM, EXPERT0] {
+        let mut short = forge.clone();
+        short.content(kind, index).truncate(PART_HEAD - 1);
+        assert_invalid("a cut head", &short.bytes(), kind.name(), beyond);
+    }
+    let bytes = forge.clone().put(STEM, PART_HEAD, &[9]).bytes();
+    assert_invalid("operation 9", &bytes, "stem", "unknown operation");
+    let bytes = forge.clone().put(STEM, PART_HEAD + 12, &[9]).bytes();
+    assert_invalid("layout 9", &bytes, "stem", "unknown operation");
+    // Thousands of operations where one would do.
+    let mut long = forge.clone();
+    let content = long.content(Kind::Stem, 0);
+    let record = content[PART_HEAD..PART_HEAD + RECORD_LEN].to_vec();
+    let head = 9000u32.to_le_bytes().into_iter().chain([0; 12]);
+    let tail = content.split_off(PART_HEAD + RECORD_LEN);
+    *content = head.chain(record.iter().copied().cycle().take(9000 * RECORD_LEN)).chain(tail).collect();
+    assert!(matches!(Model::parse(&long.bytes()), Err(Error::Invalid { section: "stem", .. })));
+    let none = forge.put(EXPERT0, 0, &0u32.to_le_bytes());
+    assert_invalid("an expert without operations", &none.bytes(), "expert", "must end with pooling");
+}
+
+/// Index of the first operation of a kind in a part.
+fn first(forge: &Forge, part: (Kind, u16), kind: &str) -> usize {
+    forge.clone().steps(part).iter().position(|s| s.op.kind() == kind).expect("an operation of this kind")
+}
+
+/// A change of one operation that must be refused.
+struct Flaw {
+    what: &'static str,
+    part: (Kind, u16),
+    kind: &'static str,
+    change: fn(&mut Step),
+    reason: &'static str,
+}
+
+fn conv(step: &mut Step) -> &mut ride_runtime::op::Conv {
+    match &mut step.op {
+        Op::Conv(c) => c,
+        other => panic!("{} is no convolution", other.kind()),
+    }
+}
+
+fn shortcut(step: &mut Step) -> &mut ride_runtime::op::Shortcut {
+    match &mut step.op {
+        Op::Shortcut(s) => s,
+        other => panic!("{} is no shortcut", other.kind()),
+    }
+}
+
+fn pool(step: &mut Step) -> &mut ride_runtime::op::Pool {
+    match &mut step.op {
+        Op::Pool(p) => p,
+        other => panic!("{} is no pooling", other.kind()),
+    }
+}
+
+fn head(step: &mut Step) -> &mut ride_runtime::op::Head {
+    match &mut step.op {
+        Op::Head(h) => h,
+        other => panic!("{} is no classifier", other.kind()),
+    }
+}
+
+const BEYOND: &str = "constants reach beyond the section";
+const OUTSIDE: &str = "an activation does not lie in the arena";
+
+const fn flaw(
+    what: &'static str,
+    (part, kind): ((Kind, u16), &'static str),
+    change: fn(&mut Step),
+    reason: &'static str,
+) -> Flaw {
+    Flaw { what, part, kind, change, reason }
+}
+
+#[test]
+fn impossible_convolutions_are_refused() {
+    let stem = (STEM, "conv");
+    let expert = (EXPERT1, "conv");
+    let flaws = [
+        flaw("no rows", stem, |s| conv(s).shape.in_h = 0, "empty"),
+        flaw("no output channels", stem, |s| conv(s).shape.out_c = 0, "empty"),
+        flaw("window larger than the image", stem, |s| conv(s).shape.kernel = 15, "empty"),
+        flaw("window of 16", stem, |s| (conv(s).shape.kernel, conv(s).shape.padding) = (16, 15), "window, stride"),
+        flaw("no window", stem, |s| conv(s).shape.kernel = 0, "window, stride"),
+        flaw("stride 0", stem, |s| conv(s).shape.stride = 0, "empty"),
+        flaw("stride 9", stem, |s| conv(s).shape.stride = 9, "window, stride"),
+        flaw("padding as wide as the window", stem, |s| conv(s).shape.padding = 3, "window, stride"),
+        flaw("another image", stem, |s| conv(s).shape.in_w = 9, "does not fit the image"),
+        flaw("enormous planes", expert, |s| (conv(s).shape.in_h, conv(s).shape.in_w) = (65535, 65535), "too large"),
+        flaw(
+            // 2^16 * 2^16 * 1: zero in 32 bits.
+            "planes that wrap 32 bits",
+            expert,
+            |s| (conv(s).shape.in_h, conv(s).shape.in_w, conv(s).shape.in_c) = (32768, 32768, 4),
+            "too large",
+        ),
+        flaw("many taps", expert, |s| (conv(s).shape.in_c, conv(s).shape.kernel) = (60000, 3), "too large"),
+        flaw("more channels", expert, |s| conv(s).shape.out_c += 1, "wrong length|overwritten"),
+        flaw("layout", stem, |s| conv(s).layout = other(conv(s).layout), "layout differs"),
+        flaw("limits upside down", stem, |s| (conv(s).limits.min, conv(s).limits.max) = (1, 0), "zero point or limits"),
+        flaw("32 bits", stem, |s| conv(s).acc_bits = 32, "too many bits"),
+        flaw("weights at the end", stem, |s| conv(s).weights.at = u32::MAX - 3, BEYOND),
+        flaw("weights misaligned", stem, |s| conv(s).weights.at += 2, "misaligned"),
+        flaw("weights cut off", stem, |s| conv(s).weights.len -= 1, "wrong length"),
+        flaw("parameters at the end", stem, |s| conv(s).params.at = u32::MAX - 3, BEYOND),
+        flaw("parameters misaligned", stem, |s| conv(s).params.at += 1, "misaligned"),
+        flaw("input far away", expert, |s| conv(s).source = Source::Arena(u32::MAX), OUTSIDE),
+        flaw("input just outside", expert, |s| conv(s).source = Source::Arena(1 << 20), OUTSIDE),
+        flaw("output far away", stem, |s| conv(s).out.hi = u32::MAX, OUTSIDE),
+        flaw("low plane just before the mark", stem, |s| conv(s).out.lo = Some(NONE - 1), OUTSIDE),
+        flaw("both planes in one place", stem, |s| conv(s).out.lo = Some(conv(s).out.hi), "overlap"),
+        flaw("output over the input", expert, |s| conv(s).out.hi = source(s), "overlap"),
+        flaw("image in an expert", expert, |s| conv(s).source = Source::Image, "fit the image|instead of the stem"),
+        flaw("an infinite scale", stem, |s| s.scale = f32::INFINITY, "scale is not a number"),
+        flaw("a name far away", stem, |s| s.name = u32::MAX, "name is missing"),
+    ];
+    for target in TARGETS {
+        assert_flaws(&Forge::of(&tiny(target)), &flaws);
+    }
+}
+
+fn other(layout: Layout) -> Layout {
+    if layout == Layout::Ohwi { Layout::K8N16 } else { Layout::Ohwi }
+}
+
+fn source(step: &mut Step) -> u32 {
+    match conv(step).source {
+        Source::Arena(at) => at,
+        Source::Image => 0,
+    }
+}
+
+#[test]
+fn impossible_shortcuts_poolings_and_classifiers_are_refused() {
+    let cut = (EXPERT0, "shortcut");
+    let flaws = [
+        flaw("no columns", cut, |s| shortcut(s).in_w = 0, "empty"),
+        flaw("stride 0", cut, |s| shortcut(s).stride = 0, "stride is out of range"),
+        flaw("stride 9", cut, |s| shortcut(s).stride = 9, "stride is out of range"),
+        flaw("padding beyond the output", cut, |s| shortcut(s).before = 65535, "fewer output"),
+        flaw("fewer channels", cut, |s| shortcut(s).out_c = 1, "fewer output"),
+        flaw("narrow to wide", cut, |s| shortcut(s).source.lo = None, "narrow and a wide"),
+        flaw("shift 23", cut, |s| shortcut(s).right_shift = 23, "right shift"),
+        flaw("shift 63", cut, |s| shortcut(s).right_shift = 63, "right shift"),
+        flaw("a negative multiplier", cut, |s| shortcut(s).multiplier = -(1 << 30), "not normalised"),
+        flaw("a small multiplier", cut, |s| shortcut(s).multiplier = 1, "not normalised"),
+        flaw("enormous planes", cut, |s| (shortcut(s).in_h, shortcut(s).in_w) = (65535, 65535), "too large"),
+        flaw(
+            "limits upside down",
+            cut,
+            |s| (shortcut(s).limits.min, shortcut(s).limits.max) = (1, 0),
+            "zero point or limits",
+        ),
+        flaw("output far away", cut, |s| shortcut(s).out.hi = u32::MAX - 1, OUTSIDE),
+        flaw("input over the output", cut, |s| shortcut(s).source.hi = shortcut(s).out.hi, "overlap"),
+        flaw("input from nowhere", cut, |s| shortcut(s).source.hi ^= 4, "overlap|overwritten|nothing has written"),
+        flaw("no pixels", (EXPERT0, "pool"), |s| pool(s).pixels = 0, "pooled area"),
+        flaw("many pixels", (EXPERT0, "pool"), |s| pool(s).pixels = 32769, "pooled area"),
+        flaw("another area", (EXPERT0, "pool"), |s| pool(s).pixels -= 1, "overwritten"),
+        flaw("shift 32", (EXPERT0, "pool"), |s| pool(s).shift = 32, "shift"),
+        flaw("other channels", (EXPERT0, "pool"), |s| pool(s).channels = 0, "length of the feature"),
+        flaw("feature elsewhere", (EXPERT0, "pool"), |s| pool(s).out ^= 4, "feature is not where"),
+        flaw("logits elsewhere", (EXPERT1, "head"), |s| head(s).out = u32::MAX, "does not connect"),
+        flaw("feature elsewhere", (EXPERT1, "head"), |s| head(s).source = 1, "does not connect"),
+        flaw("a class less", (EXPERT1, "head"), |s| head(s).dense.outputs -= 1, "number of classes"),
+        flaw("other features", (EXPERT1, "head"), |s| head(s).dense.features += 1, "fit the feature"),
+        flaw("weights cut off", (EXPERT1, "head"), |s| head(s).dense.weights.len -= 1, "wrong length"),
+        flaw("weights far away", (EXPERT1, "head"), |s| head(s).dense.weights.at = u32::MAX - 3, BEYOND),
+        flaw("parameters far away", (EXPERT1, "head"), |s| head(s).dense.params.at = 1 << 31, BEYOND),
+    ];
+    for target in TARGETS {
+        assert_flaws(&Forge::of(&tiny(target)), &flaws);
+    }
+}
+
+/// `reason` may name alternatives, separated by `|`.
+fn assert_flaws(forge: &Forge, flaws: &[Flaw]) {
+    for Flaw { what, part, kind, change, reason } in flaws {
+        let n = first(forge, *part, kind);
+        let bytes = forge.clone().edit(*part, n, change).bytes();
+        match Model::parse(&bytes) {
+            Err(Error::Invalid { section, reason: r, at }) => {
+                let known = reason.split('|').any(|reason| r.contains(reason));
+                assert!(known && section == part.0.name() && at >= n, "{kind}: {what}: {section} {at}: {r}");
+            }
+            other => panic!("{kind}: {what}: {:?}", other.map(|_| "accepted")),
+        }
+    }
+}
+
+/// The parameter arrays of a convolution lie behind its weights.
+#[test]
+fn impossible_parameters_are_refused() {
+    for target in TARGETS {
+        let forge = Forge::of(&tiny(target));
+        let mut step = forge.clone().steps(STEM)[0];
+        let conv = *conv(&mut step);
+        let channels = ride_runtime::kernels::padded_channels(conv.shape.out_c, conv.layout);
+        let at = conv.params.at as usize;
+        for (what, at, bytes, reason) in [
+            ("shift 23", at + 8 * channels, vec![23], "right shift"),
+            ("shift 63", at + 9 * channels - 1, vec![63], "right shift"),
+            ("multiplier 1", at + 4 * channels, vec![1, 0, 0, 0], "not normalised"),
+            ("multiplier below zero", at + 8 * channels - 1, vec![0x80], "not normalised"),
+        ] {
+            assert_invalid(what, &forge.clone().put(STEM, at, &bytes).bytes(), "stem", reason);
+        }
+    }
+    // Only small pixels have borders of their own for each channel.
+    let artifact = built::synthetic(&Recipe::cifar(), "x86-64", 16);
+    let forge = Forge::of(&artifact);
+    let bytes = forge.edit(EXPERT0, 0, |s| conv(s).border[2] ^= 1).bytes();
+    assert_invalid("a border of its own for channel 2 of 16", &bytes, "expert", "border differs");
+}
+
+#[test]
+fn impossible_routers_names_classes_and_vectors_are_refused() {
+    for target in TARGETS {
+        let forge = Forge::of(&tiny(target));
+        let far = (u32::MAX - 3).to_le_bytes();
+        for (what, at, bytes, reason) in [
+            ("layout", 12, vec![5], "unknown layout"),
+            ("other layout", 12, vec![if target == "portable" { 1 } else { 0 }], "layout differs"),
+            ("features", 8, vec![7, 0], "fit the feature"),
+            ("no hidden units", 10, vec![0, 0], "fit the feature"),
+            ("hidden units", 10, vec![0xFF, 0xFF], "wrong length"),
+            ("no logits", 16, vec![0, 0], "largest logits"),
+            ("more logits than classes", 16, vec![6, 0], "largest logits|beyond the section"),
+            ("weights far away", 32, far.to_vec(), BEYOND),
+            ("parameters far away", 40, far.to_vec(), BEYOND),
+            ("last layer far away", 24, far.to_vec(), BEYOND),
+            ("last layer misaligned", 24, vec![1], "misaligned"),
+        ] {
+            let result = Model::parse(&forge.clone().put(ROUTER0, at, &bytes).bytes()).err();
+            let right = matches!(result, Some(Error::Invalid { section: "router", reason: r, at: 0 })
+                if reason.split('|').any(|reason| r.contains(reason)));
+            assert!(right, "{what}: {result:?}");
+        }
+        let mut short = forge.clone();
+        short.content(Kind::Router, 0).truncate(63);
+        assert_invalid("a cut router", &short.bytes(), "router", "too short");
+        let no_scratch = forge.clone().put(MODEL, model::SCRATCH_LEN, &[4, 0, 0, 0]);
+        assert_invalid("scratch", &no_scratch.bytes(), "router", "scratch memory is too small");
+    }
+    let forge = Forge::of(&tiny("portable"));
+    let classes = 5;
+    let counts = 4 * classes;
+    let mut cases = Vec::new();
+    let mut change = |what, kind: Kind, f: fn(&mut Vec<u8>), section, reason| {
+        let mut forged = forge.clone();
+        f(forged.content(kind, 0));
+        cases.push((what, forged.bytes(), section, reason));
+    };
+    change("no names of classes", Kind::Classes, |c| c.truncate(20), "classes", "cut off");
+    change("no counts", Kind::Classes, |c| c.truncate(19), "classes", "too short");
+    change("a long name", Kind::Classes, |c| c[20..22].fill(0xFF), "classes", "cut off");
+    change("a name that is no text", Kind::Classes, |c| c[22] = 0xFF, "classes", "not UTF-8");
+    change("more than names", Kind::Classes, |c| c.push(0), "classes", "after the last");
+    change("no names of operations", Kind::Names, Vec::clear, "stem", "name is missing");
+    change("an operation's name is no text", Kind::Names, |n| n[1] = 0xFF, "stem", "not UTF-8");
+    change("no vectors", Kind::Golden, Vec::clear, "golden", "wrong length");
+    change("a vector more", Kind::Golden, |g| g[0] += 1, "golden", "wrong length");
+    change("many vectors", Kind::Golden, |g| g[..4].fill(0xFF), "golden", "wrong length");
+    change("a cut vector", Kind::Golden, |g| g.truncate(19), "golden", "wrong length");
+    assert_eq!(counts, 20);
+    for (what, bytes, section, reason) in cases {
+        assert_invalid(what, &bytes, section, reason);
+    }
+}
+
+/// Programs whose every operation is sound, but that read what is not there.
+#[test]
+fn broken_lifetimes_are_refused() {
+    let forge = Forge::of(&tiny("portable"));
+    let mut steps = forge.clone().steps(STEM);
+    let Op::Conv(first) = steps[0].op else { panic!("the stem starts with a convolution") };
+    let last = steps.len() - 1;
+    let Op::Conv(residual) = steps[last].op else { panic!("the stem ends with a convolution") };
+    assert!(residual.accumulate);
+    // The stem's convolutions in another order.
+    let swapped = forge.clone().edit(STEM, 0, |s| s.op = steps[1].op).edit(STEM, 1, |s| s.op = steps[0].op);
+    assert_invalid("reads before the write", &swapped.bytes(), "stem", "nothing has written");
+    // A residual that nobody has made.
+    let lost = forge.clone().edit(STEM, 0, |s| conv(s).accumulate = true);
+    assert_invalid("a residual from nowhere", &lost.bytes(), "stem", "nothing has written");
+    // The first expert writes over the stem's output, which the second one reads.
+    let over = forge.clone().edit(EXPERT0, 0, |s| conv(s).out.hi = residual.out.hi);
+    assert!(matches!(Model::parse(&over.bytes()), Err(Error::Invalid { section: "expert", .. })));
+    let shortcut_at = self::first(&forge, EXPERT0, "shortcut");
+    let clobber = forge.clone().edit(EXPERT0, shortcut_at + 1, |s| {
+        let Planes { hi, .. } = residual.out;
+        conv(s).out = Planes { hi, lo: Some(hi + conv(s).shape.output_len() as u32) };
+    });
+    assert!(matches!(Model::parse(&clobber.bytes()), Err(Error::Invalid { .. })), "the stem's output is overwritten");
+    // Classifier first, pooling afterwards.
+    let expert = forge.clone().steps(EXPERT0);
+    let n = expert.len();
+    let turned = forge
+        .clone()
+        .edit(EXPERT0, n - 2, |s| s.op = expert[n - 1].op)
+        .edit(EXPERT0, n - 1, |s| s.op = expert[n - 2].op);
+    assert_invalid("classifier before pooling", &turned.bytes(), "expert", "must end with pooling and classifier");
+    steps.clear();
+    let _ = first;
+}
+
+#[test]
+fn sessions_want_memory_that_fits() {
+    let artifact = tiny("x86-64");
+    let model = Model::parse(&artifact).expect("a valid artifact");
+    let needed = model.arena_len();
+    let mut memory = AlignedBytes::zeroed(needed + 64);
+    for found in [0, 1, needed - 1] {
+        let error = Session::new(model, &mut memory[..found]).expect_err("too little memory");
+        assert_eq!(error, Error::ArenaTooSmall { needed, found });
+        assert!(error.to_string().contains(&needed.to_string()));
+    }
+    for shift in [1, 4, 32, 63] {
+        assert_eq!(Session::new(model, &mut memory[shift..]).err(), Some(Error::ArenaMisaligned));
+    }
+    assert!(Session::new(model, &mut memory[..needed]).is_ok());
+    assert!(Session::new(model, &mut memory).is_ok(), "more memory than needed");
+    for backend in BACKENDS.iter().filter(|b| b.layout != model.layout()) {
+        let error = Session::with_backend(model, &mut memory, backend).expect_err("another layout");
+        assert_eq!(error, Error::NoKernel { layout: "k8n16" });
+    }
+    for backend in BACKENDS.iter().filter(|b| b.layout == model.layout()) {
+        assert_eq!(Session::with_backend(model, &mut memory, backend).is_ok(), backend.isa.available());
+    }
+}
+
+#[test]
+fn wrong_calls_are_answered() {
+    for recipe in [Recipe::tiny(), Recipe::unrouted()] {
+        let artifact = built::synthetic(&recipe, ride_targets::host(), 16);
+        let model = Model::parse(&artifact).expect("a valid artifact");
+        let mut arena = Arena::new(model, 0);
+        let mut session = Session::new(model, arena.lend()).expect("a session");
+        let pixels = picture(model, 1);
+        let needed = model.input_len();
+        for found in [0, needed - 1, needed + 1, 2 * needed] {
+            let image = vec![0; found];
+            let wrong = Some(Error::InputLength { needed, found });
+            assert_eq!(session.classify(&image, Policy::All).err(), wrong);
+            assert_eq!(session.start(&image).err(), wrong);
+            assert_eq!(session.step().err(), Some(Error::OutOfOrder));
+            assert_eq!(session.self_test(&mut image.clone()).err(), wrong);
+        }
+        for requested in [0, 3, usize::MAX] {
+            let error = session.classify(&pixels, Policy::Exactly(requested)).expect_err("no such number of experts");
+            assert_eq!(error, Error::Experts { requested, available: 2 });
+        }
+        let threshold = session.classify(&pixels, Policy::Threshold(0.0)).map(|o| o.experts);
+        assert_eq!(threshold.err(), (!recipe.routed).then_some(Error::NoRouter));
+        session.start(&pixels).expect("a valid image");
+        assert_eq!(session.outcome().err(), Some(Error::OutOfOrder));
+        session.step().expect("the first expert");
+        session.step().expect("the second expert");
+        assert_eq!(session.step().err(), Some(Error::OutOfOrder));
+        assert_eq!(session.outcome().expect("the answer stays").experts, 2);
+    }
+}
+
+#[test]
+fn the_self_test_sees_changed_weights_and_vectors() {
+    for target in TARGETS {
+        let forge = Forge::of(&built::synthetic(&Recipe::cifar(), target, 16));
+        assert!(self_test(&forge.bytes()).is_ok_and(|vectors| vectors >= 4), "{target}");
+        for part in [STEM, EXPERT0, EXPERT1] {
+            let (mut seen, mut all) = (0, 0);
+            for step in forge.clone().steps(part) {
+                let weights = match step.op {
+                    Op::Conv(conv) => conv.weights,
+                    Op::Head(head) => head.dense.weights,
+                    Op::Shortcut(_) | Op::Pool(_) => continue,
+                };
+                for n in 0..4 {
+                    let mut changed = forge.clone();
+                    let at = (weights.at + weights.len / 8 * (2 * n + 1)) as usize;
+                    let weight = &mut changed.content(part.0, part.1)[at];
+                    *weight = weight.wrapping_add(64);
+                    all += 1;
+                    seen += usize::from(matches!(self_test(&changed.bytes()), Err(Error::SelfTest { .. })));
+                }
+            }
+            // A weight may belong to an input that is zero in every vector, or to padding.
+            assert!(4 * seen >= 3 * all, "{target} {part:?}: {seen} of {all}");
+        }
+        // Every field of a vector counts, whichever vector it is in.
+        for (vector, byte) in [(0, 0), (0, 4), (1, 8), (2, 12)] {
+            let mut changed = forge.clone();
+            changed.content(Kind::Golden, 0)[4 + 16 * vector + byte] ^= 1;
+            assert_eq!(self_test(&changed.bytes()), Err(Error::SelfTest { vector }), "{target} byte {byte}");
+        }
+    }
+}
+
+fn self_test(bytes: &[u8]) -> Result<usize, Error> {
+    let model = Model::parse(bytes).expect("a valid artifact");
+    let mut arena = Arena::new(model, 0);
+    let mut image = vec![0; model.input_len()];
+    Session::new(model, arena.lend()).and_then(|mut session| session.self_test(&mut image))
+}
+
+/// Thousands of artifacts with valid checksums and changed content: refused, or run without a trace outside of their
+/// arena; and as long as they keep what the compiler promises, with one answer from every backend and every arena.
+#[test]
+fn crafted_artifacts_are_harmless() {
+    let limits = Limits { arena: 1 << 22, cost: 3_000_000 };
+    let (mut refused, mut lawful, mut unlawful) = (0, 0, 0);
+    for (recipe, mutants) in [
+        (Recipe::tiny(), 4000),
+        (Recipe::dead(), 1000),
+        (Recipe::single(), 1000),
+        (Recipe::unrouted(), 500),
+        (Recipe::bottleneck(), 80),
+        (Recipe::cifar(), 40),
+    ] {
+        for (target, bits) in built::BUILDS {
+            let original = built::synthetic(&recipe, target, bits);
+            let mut random = Random::new(recipe.seed * 100 + u64::from(bits));
+            let mut mutant = AlignedBytes::copy_of(&original);
+            for n in 0..mutants / 4 {
+                mutant.copy_from_slice(&original);
+                mutate(&mut mutant, &mut random);
+                match catch_unwind(|| judge(&mutant, limits)) {
+                    Ok(Verdict::Refused(_)) => refused += 1,
+                    Ok(Verdict::Lawful) => lawful += 1,
+                    Ok(Verdict::Unlawful) => unlawful += 1,
+                    Ok(Verdict::Expensive) => {}
+                    Err(_) => panic!("mutant {n} of {recipe:?} for {target}, {bits} bits"),
+                }
+            }
+        }
+    }
+    println!("{refused} refused, {lawful} lawful, {unlawful} unlawful");
+    // Otherwise this is no test.
+    assert!(refused > 1000 && lawful > 1000 && unlawful > 10);
 }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use ride_calibrate::data::{DataSet, Split};
 use ride_calibrate::table::CalibrationTable;
@@ -141,6 +141,11 @@ impl BuildArgs {
         if let Some(output) = &self.output {
             return Ok(output.clone());
         }
+        ensure!(
+            self.model.model.exists(),
+            "there is no {}: MODEL is a checkpoint (.pth or .safetensors) or the folder that holds it",
+            self.model.model.display()
+        );
         let folder = self.model.folder();
         let named = || folder.canonicalize().ok()?.file_name().map(PathBuf::from);
         let mut name = named().with_context(|| {

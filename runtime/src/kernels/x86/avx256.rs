@@ -112,7 +112,7 @@ unsafe fn dense(call: &mut DenseCall<'_>) {
 /// # Safety
 /// AVX2 is available and the tile is valid.
 #[target_feature(enable = "avx2")]
-unsafe fn tile_avx2<const MR: usize, const NB: usize, const TAIL: bool>(t: &Tile) {
+unsafe fn tile_avx2<const MR: usize, const NB: usize, const TAIL: bool>(t: Tile<'_>) {
     // SAFETY: as promised by the caller.
     unsafe { tile::body::<Wide256<Avx2>, MR, NB, TAIL>(t) }
 }
@@ -120,7 +120,7 @@ unsafe fn tile_avx2<const MR: usize, const NB: usize, const TAIL: bool>(t: &Tile
 /// # Safety
 /// AVX2 and AVX-VNNI are available and the tile is valid.
 #[target_feature(enable = "avx2,avxvnni")]
-unsafe fn tile_avxvnni<const MR: usize, const NB: usize, const TAIL: bool>(t: &Tile) {
+unsafe fn tile_avxvnni<const MR: usize, const NB: usize, const TAIL: bool>(t: Tile<'_>) {
     // SAFETY: as promised by the caller.
     unsafe { tile::body::<Wide256<Vnni<Vex>>, MR, NB, TAIL>(t) }
 }
@@ -128,7 +128,7 @@ unsafe fn tile_avxvnni<const MR: usize, const NB: usize, const TAIL: bool>(t: &T
 /// # Safety
 /// AVX2, AVX-512 VL and VNNI are available and the tile is valid.
 #[target_feature(enable = "avx2,avx512vl,avx512vnni")]
-unsafe fn tile_avx512vl<const MR: usize, const NB: usize, const TAIL: bool>(t: &Tile) {
+unsafe fn tile_avx512vl<const MR: usize, const NB: usize, const TAIL: bool>(t: Tile<'_>) {
     // SAFETY: as promised by the caller.
     unsafe { tile::body::<Wide256<Vnni<Evex>>, MR, NB, TAIL>(t) }
 }
@@ -315,15 +315,19 @@ unsafe fn eight(v: &[i32; 16], half: usize) -> __m256i {
 }
 
 #[inline(always)]
-unsafe fn requantize(acc: __m256i, ch: &Channels, half: usize) -> __m256i {
+unsafe fn scale(acc: __m256i, ch: &Channels, half: usize) -> __m256i {
     // SAFETY: the caller has AVX2; `half` is 0 or 1.
     unsafe {
-        let acc = _mm256_sllv_epi32(acc, eight(&ch.pre_shift, half));
         let even = _mm256_mul_epi32(acc, eight(&ch.multiplier, half));
         let odd = _mm256_mul_epi32(_mm256_srli_epi64::<32>(acc), eight(&ch.multiplier_odd, half));
-        let hi = _mm256_blend_epi32::<0b1010_1010>(_mm256_srli_epi64::<32>(even), odd);
-        _mm256_srav_epi32(_mm256_add_epi32(hi, eight(&ch.rounding, half)), eight(&ch.shift, half))
+        _mm256_blend_epi32::<0b1010_1010>(_mm256_srli_epi64::<32>(even), odd)
     }
+}
+
+#[inline(always)]
+unsafe fn round(scaled: __m256i, ch: &Channels, half: usize) -> __m256i {
+    // SAFETY: the caller has AVX2; `half` is 0 or 1.
+    unsafe { _mm256_srav_epi32(_mm256_add_epi32(scaled, eight(&ch.rounding, half)), eight(&ch.shift, half)) }
 }
 
 /// Order of 64-bit parts that undoes what 128-bit lanes do to a pack.
@@ -371,8 +375,23 @@ impl<D: Dot> Simd for Wide256<D> {
     }
 
     #[inline(always)]
-    unsafe fn requantize([a, b]: [__m256i; 2], channels: &Channels) -> [__m256i; 2] {
-        unsafe { [requantize(a, channels, 0), requantize(b, channels, 1)] }
+    unsafe fn pre_shift([a, b]: [__m256i; 2], ch: &Channels) -> [__m256i; 2] {
+        unsafe { [_mm256_sllv_epi32(a, eight(&ch.pre_shift, 0)), _mm256_sllv_epi32(b, eight(&ch.pre_shift, 1))] }
+    }
+
+    #[inline(always)]
+    unsafe fn scale([a, b]: [__m256i; 2], ch: &Channels) -> [__m256i; 2] {
+        unsafe { [scale(a, ch, 0), scale(b, ch, 1)] }
+    }
+
+    #[inline(always)]
+    unsafe fn round([a, b]: [__m256i; 2], ch: &Channels) -> [__m256i; 2] {
+        unsafe { [round(a, ch, 0), round(b, ch, 1)] }
+    }
+
+    #[inline(always)]
+    unsafe fn twice([a, b]: [__m256i; 2], ch: &Channels) -> [__m256i; 2] {
+        unsafe { [_mm256_srav_epi32(a, eight(&ch.shift_less, 0)), _mm256_srav_epi32(b, eight(&ch.shift_less, 1))] }
     }
 
     #[inline(always)]
@@ -416,31 +435,41 @@ impl<D: Dot> Simd for Wide256<D> {
     }
 
     #[inline(always)]
+    unsafe fn halve(words: __m256i) -> __m256i {
+        unsafe { _mm256_mulhrs_epi16(words, _mm256_set1_epi16(1 << 14)) }
+    }
+
+    #[inline(always)]
     unsafe fn join(hi: __m256i, lo: __m256i) -> [__m256i; 2] {
         unsafe { [_mm256_unpacklo_epi8(lo, hi), _mm256_unpackhi_epi8(lo, hi)] }
     }
 
     #[inline(always)]
-    unsafe fn extend(bytes: __m256i) -> [__m256i; 2] {
+    unsafe fn doubled(bytes: __m256i) -> [__m256i; 2] {
         unsafe {
+            let zero = _mm256_setzero_si256();
             [
-                _mm256_srai_epi16::<8>(_mm256_unpacklo_epi8(bytes, bytes)),
-                _mm256_srai_epi16::<8>(_mm256_unpackhi_epi8(bytes, bytes)),
+                _mm256_srai_epi16::<7>(_mm256_unpacklo_epi8(zero, bytes)),
+                _mm256_srai_epi16::<7>(_mm256_unpackhi_epi8(zero, bytes)),
             ]
         }
     }
 
     #[inline(always)]
-    unsafe fn narrow([a, b]: [__m256i; 2]) -> __m256i {
-        unsafe { _mm256_packs_epi16(a, b) }
+    unsafe fn narrow([a, b]: [__m256i; 2], min: i8, max: i8) -> __m256i {
+        unsafe {
+            let bytes = _mm256_packs_epi16(a, b);
+            _mm256_min_epi8(_mm256_max_epi8(bytes, _mm256_set1_epi8(min)), _mm256_set1_epi8(max))
+        }
     }
 
     #[inline(always)]
     unsafe fn split([a, b]: [__m256i; 2]) -> (__m256i, __m256i) {
         unsafe {
-            let hi = _mm256_packs_epi16(_mm256_srai_epi16::<8>(a), _mm256_srai_epi16::<8>(b));
-            let byte = _mm256_set1_epi16(0xff);
-            (hi, _mm256_packus_epi16(_mm256_and_si256(a, byte), _mm256_and_si256(b, byte)))
+            let order =
+                _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15));
+            let (a, b) = (_mm256_shuffle_epi8(a, order), _mm256_shuffle_epi8(b, order));
+            (_mm256_unpackhi_epi64(a, b), _mm256_unpacklo_epi64(a, b))
         }
     }
 

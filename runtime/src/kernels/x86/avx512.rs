@@ -48,7 +48,7 @@ unsafe fn dense(call: &mut DenseCall<'_>) {
 /// # Safety
 /// AVX-512 F, BW, VL and VNNI are available and the tile is valid.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-unsafe fn run_tile<const MR: usize, const NB: usize, const TAIL: bool>(t: &Tile) {
+unsafe fn run_tile<const MR: usize, const NB: usize, const TAIL: bool>(t: Tile<'_>) {
     // SAFETY: as promised by the caller.
     unsafe { tile::body::<Avx512, MR, NB, TAIL>(t) }
 }
@@ -56,6 +56,9 @@ unsafe fn run_tile<const MR: usize, const NB: usize, const TAIL: bool>(t: &Tile)
 const fn width<const MR: usize, const NB: usize, const TAIL: bool>() -> Width {
     Width { pixels: MR, run: run_tile::<MR, NB, TAIL> }
 }
+
+/// Odd lanes, each also in the even lane below.
+const ODD: i32 = 0b11_11_01_01;
 
 #[inline(always)]
 unsafe fn lanes(v: &[i32; 16]) -> __m512i {
@@ -126,16 +129,28 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn requantize(acc: __m512i, ch: &Channels) -> __m512i {
+    unsafe fn pre_shift(acc: __m512i, ch: &Channels) -> __m512i {
+        unsafe { _mm512_sllv_epi32(acc, lanes(&ch.pre_shift)) }
+    }
+
+    #[inline(always)]
+    unsafe fn scale(acc: __m512i, ch: &Channels) -> __m512i {
         unsafe {
-            let acc = _mm512_sllv_epi32(acc, lanes(&ch.pre_shift));
             let even = _mm512_mul_epi32(acc, lanes(&ch.multiplier));
-            let odd = _mm512_castps_si512(_mm512_movehdup_ps(_mm512_castsi512_ps(acc)));
-            let odd = _mm512_mul_epi32(odd, lanes(&ch.multiplier_odd));
-            let (even, odd) = (_mm512_castsi512_ps(even), _mm512_castsi512_ps(odd));
-            let hi = _mm512_castps_si512(_mm512_mask_movehdup_ps(odd, 0x5555, even));
-            _mm512_srav_epi32(_mm512_add_epi32(hi, lanes(&ch.rounding)), lanes(&ch.shift))
+            let odd = _mm512_mul_epi32(_mm512_shuffle_epi32::<ODD>(acc), lanes(&ch.multiplier_odd));
+            // Odd lanes hold the high halves; even ones get theirs from the odd lanes of the other product.
+            _mm512_mask_shuffle_epi32::<ODD>(odd, ch.even, even)
         }
+    }
+
+    #[inline(always)]
+    unsafe fn round(scaled: __m512i, ch: &Channels) -> __m512i {
+        unsafe { _mm512_srav_epi32(_mm512_add_epi32(scaled, lanes(&ch.rounding)), lanes(&ch.shift)) }
+    }
+
+    #[inline(always)]
+    unsafe fn twice(scaled: __m512i, ch: &Channels) -> __m512i {
+        unsafe { _mm512_srav_epi32(scaled, lanes(&ch.shift_less)) }
     }
 
     #[inline(always)]
@@ -183,31 +198,40 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn halve(words: __m512i) -> __m512i {
+        unsafe { _mm512_mulhrs_epi16(words, _mm512_set1_epi16(1 << 14)) }
+    }
+
+    #[inline(always)]
     unsafe fn join(hi: __m512i, lo: __m512i) -> [__m512i; 2] {
         unsafe { [_mm512_unpacklo_epi8(lo, hi), _mm512_unpackhi_epi8(lo, hi)] }
     }
 
     #[inline(always)]
-    unsafe fn extend(bytes: __m512i) -> [__m512i; 2] {
+    unsafe fn doubled(bytes: __m512i) -> [__m512i; 2] {
         unsafe {
+            let zero = _mm512_setzero_si512();
             [
-                _mm512_srai_epi16::<8>(_mm512_unpacklo_epi8(bytes, bytes)),
-                _mm512_srai_epi16::<8>(_mm512_unpackhi_epi8(bytes, bytes)),
+                _mm512_srai_epi16::<7>(_mm512_unpacklo_epi8(zero, bytes)),
+                _mm512_srai_epi16::<7>(_mm512_unpackhi_epi8(zero, bytes)),
             ]
         }
     }
 
     #[inline(always)]
-    unsafe fn narrow([a, b]: [__m512i; 2]) -> __m512i {
-        unsafe { _mm512_packs_epi16(a, b) }
+    unsafe fn narrow([a, b]: [__m512i; 2], min: i8, max: i8) -> __m512i {
+        unsafe {
+            let bytes = _mm512_packs_epi16(a, b);
+            _mm512_min_epi8(_mm512_max_epi8(bytes, _mm512_set1_epi8(min)), _mm512_set1_epi8(max))
+        }
     }
 
     #[inline(always)]
     unsafe fn split([a, b]: [__m512i; 2]) -> (__m512i, __m512i) {
         unsafe {
-            let hi = _mm512_packs_epi16(_mm512_srai_epi16::<8>(a), _mm512_srai_epi16::<8>(b));
-            let byte = _mm512_set1_epi16(0xff);
-            (hi, _mm512_packus_epi16(_mm512_and_si512(a, byte), _mm512_and_si512(b, byte)))
+            let order = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15));
+            let (a, b) = (_mm512_shuffle_epi8(a, order), _mm512_shuffle_epi8(b, order));
+            (_mm512_unpackhi_epi64(a, b), _mm512_unpacklo_epi64(a, b))
         }
     }
 

@@ -2,14 +2,21 @@
 
 use super::ring::{Ring, Rows, border_steps};
 use super::simd::Simd;
-use super::tile::{Channels, Kind, MAX_KERNEL, Tile, Width};
-use crate::kernels::{ConvCall, Params, k8n16, params_len, scalar, weights_len};
+use super::tile::{Channels, Kind, MAX_KERNEL, Place, Row, Tile, Width};
+use crate::kernels::{ConvCall, Params, k8n16, params_len, scalar};
 use crate::op::{ConvShape, Layout};
 use core::ptr;
 
 /// Pixels of the widest tile.
-fn widest<S: Simd>() -> usize {
-    S::KINDS.iter().flat_map(|k| k.widths).map(|w| w.pixels).max().unwrap_or(1)
+const fn widest(kinds: &[Kind]) -> usize {
+    let (mut most, mut i) = (1, 0);
+    while i < kinds.len() {
+        if kinds[i].widths[0].pixels > most {
+            most = kinds[i].widths[0].pixels;
+        }
+        i += 1;
+    }
+    most
 }
 
 /// Entries of the table of parameters.
@@ -19,27 +26,35 @@ fn entries(blocks: k8n16::Blocks) -> usize {
 
 /// Bytes of scratch memory: room to align, the parameters, the ring.
 pub(super) fn scratch_len<S: Simd>(shape: &ConvShape) -> usize {
+    needed::<S>(shape, &Ring::new(shape, S::UNIT))
+}
+
+#[inline(always)]
+fn needed<S: Simd>(shape: &ConvShape, ring: &Ring) -> usize {
     let table = entries(k8n16::Blocks::of(shape.out_c)) * size_of::<Channels>();
-    align_of::<Channels>() + table + Ring::new(shape, S::UNIT).len(widest::<S>())
+    align_of::<Channels>() + table + ring.len(const { widest(S::KINDS) })
 }
 
 /// Whether every slice is as long as the shape asks; always so for a validated model.
-fn is_complete<S: Simd>(call: &ConvCall<'_>) -> bool {
+#[inline(always)]
+fn is_complete<S: Simd>(call: &ConvCall<'_>, ring: &Ring) -> bool {
     let shape = &call.conv.shape;
+    let outputs = shape.output_len();
     (1..=MAX_KERNEL).contains(&usize::from(shape.kernel))
         && shape.padding < shape.kernel
         && shape.in_c > 0
-        && shape.output_len() > 0
+        && outputs > 0
         && call.input.len() >= shape.input_len()
-        && call.weights.len() >= weights_len(shape, Layout::K8N16)
+        && call.weights.len() >= k8n16::weights_len(shape)
         && call.params.len() >= params_len(shape.out_c, Layout::K8N16)
-        && call.out_hi.len() >= shape.output_len()
-        && (call.out_lo.is_empty() || call.out_lo.len() >= shape.output_len())
-        && call.scratch.len() >= scratch_len::<S>(shape)
+        && call.out_hi.len() >= outputs
+        && (call.out_lo.is_empty() || call.out_lo.len() >= outputs)
+        && call.scratch.len() >= needed::<S>(shape, ring)
 }
 
 /// Bits by which accumulators can and must be moved left so that every total right shift is at least 33; `None` if
 /// there is no such number.
+#[inline(always)]
 fn pre_shift(call: &ConvCall<'_>) -> Option<u8> {
     let smallest = call.channel_params().right_shift.iter().copied().min()?;
     let bits = 33u8.saturating_sub(smallest);
@@ -52,7 +67,8 @@ fn pre_shift(call: &ConvCall<'_>) -> Option<u8> {
 /// The instruction set of `S` is available.
 #[inline(always)]
 pub(super) unsafe fn run<S: Simd>(call: &mut ConvCall<'_>) {
-    if !is_complete::<S>(call) {
+    let ring = Ring::new(&call.conv.shape, S::UNIT);
+    if !is_complete::<S>(call, &ring) {
         debug_assert!(false, "a slice is shorter than the shape asks");
         return;
     }
@@ -61,13 +77,13 @@ pub(super) unsafe fn run<S: Simd>(call: &mut ConvCall<'_>) {
         return scalar::conv::k8n16(call);
     };
     // SAFETY: as promised by the caller; the slices have been checked.
-    unsafe { run_checked::<S>(call, pre_shift) }
+    unsafe { run_checked::<S>(call, ring, pre_shift) }
 }
 
 /// # Safety
 /// The instruction set of `S` is available and `is_complete`.
 #[inline(always)]
-unsafe fn run_checked<S: Simd>(call: &mut ConvCall<'_>, pre_shift: u8) {
+unsafe fn run_checked<S: Simd>(call: &mut ConvCall<'_>, ring: Ring, pre_shift: u8) {
     let conv = call.conv;
     let (shape, flip) = (conv.shape, call.input_flip() ^ 0x80);
     let blocks = k8n16::Blocks::of(shape.out_c);
@@ -79,7 +95,6 @@ unsafe fn run_checked<S: Simd>(call: &mut ConvCall<'_>, pre_shift: u8) {
     let (_, table, _) = unsafe { head.align_to_mut::<Channels>() };
     fill_channels(table, &params, blocks, pre_shift);
 
-    let ring = Ring::new(&shape, S::UNIT);
     let rows = Rows { input: call.input, flip, border: conv.border.map(|b| b ^ 0x80) };
     ring.fill_border(slots, &rows);
 
@@ -90,49 +105,55 @@ unsafe fn run_checked<S: Simd>(call: &mut ConvCall<'_>, pre_shift: u8) {
         row_steps,
         // Window columns of small pixels do not fall on steps.
         skip_columns: rows.border == [0; 4] && !k8n16::window_rows(&shape),
+        distance: ring.distance,
+        out_w: shape.out_w(),
+        steps: k8n16::steps(&shape),
         weights: call.weights,
         channels: table,
     };
-    let mut tile = Tile {
-        rows: [ptr::null(); MAX_KERNEL],
+    let mut output = Row {
+        ring: ptr::null(),
+        rows: [0; MAX_KERNEL],
         row_count: 0,
-        start: 0,
         distance: ring.distance,
-        steps: [0, row_steps, 0],
         weights: ptr::null(),
         block_stride: k8n16::steps(&shape) * k8n16::BLOCK_STEP,
         tail_weights: ptr::null(),
         channels: ptr::null(),
-        out_hi: ptr::null_mut(),
-        out_lo: ptr::null_mut(),
+        hi: ptr::null_mut(),
+        lo: ptr::null_mut(),
         out_c: usize::from(shape.out_c),
         left: 0,
-        pixels: 0,
+        pre_shift: pre_shift > 0,
         accumulate: conv.accumulate,
         limits: conv.limits,
     };
     let (out_hi, out_lo) = (call.out_hi.as_mut_ptr(), call.out_lo.as_mut_ptr());
     let wide = !call.out_lo.is_empty();
+    let mut plan = Plan::new();
     let mut filled = isize::MIN;
+    let mut top = -isize::from(shape.padding as i8);
     for y in 0..shape.out_h() {
-        let top = (y * usize::from(shape.stride)) as isize - isize::from(shape.padding as i8);
         let window = visible(&shape, top, rows.border == [0; 4]);
-        for row in window.clone().filter(|&row| row >= filled) {
-            ring.fill_row(slots, &rows, row);
+        let mut slot = ring.slot(window.start);
+        output.row_count = window.len();
+        for (to, row) in output.rows.iter_mut().zip(window.clone()) {
+            if row >= filled {
+                ring.fill_row(slots, &rows, row, slot);
+            }
+            *to = ring.offset(slot);
+            slot = ring.next(slot);
         }
         filled = window.end;
-        let (ring_start, first) = (slots.as_ptr(), (window.start - top) as usize);
-        tile.row_count = 0;
-        for (to, row) in tile.rows.iter_mut().zip(window) {
-            *to = ring_start.wrapping_add(ring.slot(row));
-            tile.row_count += 1;
-        }
-        let at = y * shape.out_w() * tile.out_c;
+        output.ring = slots.as_ptr();
+        let first = (window.start - top) as usize;
+        top += isize::from(i16::from(shape.stride));
+        let at = y * layer.out_w * output.out_c;
         let hi = out_hi.wrapping_add(at);
         let lo = if wide { out_lo.wrapping_add(at) } else { ptr::null_mut() };
         // SAFETY: the instruction set is there. Rows are slots of the ring, which goes on far enough behind the last
         // one; the planes hold row `y` of the output; weights and parameters have been checked against the shape.
-        unsafe { layer.run_row::<S>(&mut tile, first, hi, lo) };
+        unsafe { layer.run_row::<S>(&mut output, &mut plan, first, [hi, lo]) };
     }
 }
 
@@ -149,6 +170,12 @@ struct Layer<'a> {
     row_steps: usize,
     /// Whether steps that only read the border can be left out.
     skip_columns: bool,
+    /// Bytes in the ring from a pixel's window to the next one's.
+    distance: usize,
+    /// Output columns.
+    out_w: usize,
+    /// Steps of the whole window.
+    steps: usize,
     weights: &'a [u8],
     channels: &'a [Channels],
 }
@@ -157,43 +184,79 @@ impl Layer<'_> {
     /// Computes one row of outputs.
     ///
     /// # Safety
-    /// The instruction set of `S` is available; the fields of `tile` that do not depend on channels and columns are
-    /// valid for the whole row, of which `first` is the first window row; the planes begin at `hi` and `lo`.
+    /// The instruction set of `S` is available; the fields of `row` that do not depend on channels are valid for all
+    /// its pixels; `first` is the first window row that exists; the planes of the row begin at `hi` and `lo`.
     #[inline(always)]
-    unsafe fn run_row<S: Simd>(&self, tile: &mut Tile, first: usize, hi: *mut u8, lo: *mut u8) {
-        let (weights, steps) = (self.weights.as_ptr(), k8n16::steps(&self.shape));
+    unsafe fn run_row<S: Simd>(&self, row: &mut Row, plan: &mut Plan, first: usize, [hi, lo]: [*mut u8; 2]) {
+        let (weights, steps) = (self.weights.as_ptr(), self.steps);
         let skipped = first * self.row_steps;
         let mut done = 0;
         while let Some(kind) = next_kind::<S>(self.blocks, done) {
             let channel = 16 * done;
             // Offsets stay inside of the weights, whose length is that of all blocks.
-            tile.weights = weights.wrapping_add((done * steps + skipped) * k8n16::BLOCK_STEP);
+            row.weights = weights.wrapping_add((done * steps + skipped) * k8n16::BLOCK_STEP);
             let full = self.blocks.full * steps * k8n16::BLOCK_STEP;
-            tile.tail_weights = weights.wrapping_add(full + skipped * k8n16::TAIL_STEP);
-            tile.channels = self.channels[done..].as_ptr();
-            tile.left = tile.out_c - channel;
+            row.tail_weights = weights.wrapping_add(full + skipped * k8n16::TAIL_STEP);
+            row.channels = self.channels[done..].as_ptr();
+            row.left = row.out_c - channel;
+            row.hi = hi.wrapping_add(channel);
+            row.lo = if lo.is_null() { lo } else { lo.wrapping_add(channel) };
             let mut x = 0;
-            while x < self.shape.out_w() {
-                let left = self.shape.out_w() - x;
-                let width = pick(kind.widths, left);
-                tile.pixels = width.pixels.min(left);
-                tile.start = x * tile.distance;
-                tile.steps = if self.skip_columns && width.pixels <= left {
-                    border_steps(&self.shape, x, width.pixels)
-                } else {
-                    [0, self.row_steps, 0]
-                };
-                let at = x * tile.out_c + channel;
-                tile.out_hi = hi.wrapping_add(at);
-                tile.out_lo = if lo.is_null() { lo } else { lo.wrapping_add(at) };
-                // SAFETY: the tile is valid: it covers `pixels` pixels of the row and blocks that exist.
-                unsafe { (width.run)(tile) };
-                x += tile.pixels;
+            while x < self.out_w {
+                if !(plan.from == x && ptr::eq(plan.kind, kind)) {
+                    plan.fill(self, kind, x);
+                }
+                for place in plan.places.iter().take(plan.count) {
+                    // SAFETY: the tile is valid: its pixels are some of the row, and its blocks exist.
+                    unsafe { (place.run)(Tile { row, place }) };
+                }
+                x = plan.to;
             }
             done += kind.blocks;
             if kind.tail {
                 break;
             }
+        }
+    }
+}
+
+/// Tiles of pixels `from..to` of a row: the same ones for every row, so that they are usually worked out once.
+struct Plan {
+    kind: *const Kind,
+    from: usize,
+    to: usize,
+    places: [Place; 8],
+    count: usize,
+}
+
+impl Plan {
+    fn new() -> Self {
+        let nowhere = Place { run: |_| (), start: 0, steps: [0; 3], at: 0, pixels: 0 };
+        Plan { kind: ptr::null(), from: 0, to: 0, places: [nowhere; 8], count: 0 }
+    }
+
+    #[cold]
+    fn fill(&mut self, layer: &Layer<'_>, kind: &'static Kind, from: usize) {
+        (self.kind, self.from, self.to, self.count) = (kind, from, from, 0);
+        for place in &mut self.places {
+            let left = layer.out_w - self.to;
+            if left == 0 {
+                return;
+            }
+            let width = pick(kind.widths, left);
+            *place = Place {
+                run: width.run,
+                start: self.to * layer.distance,
+                steps: if layer.skip_columns && width.pixels <= left {
+                    border_steps(&layer.shape, self.to, width.pixels)
+                } else {
+                    [0, layer.row_steps, 0]
+                },
+                at: self.to * usize::from(layer.shape.out_c),
+                pixels: width.pixels.min(left),
+            };
+            self.to += place.pixels;
+            self.count += 1;
         }
     }
 }
@@ -225,14 +288,23 @@ fn fill_channels(table: &mut [Channels], params: &Params<'_>, blocks: k8n16::Blo
     if let (Some(entry), Some(bias), Some(multiplier), Some(shift)) =
         (table.get_mut(blocks.full), tail_bias.first_chunk(), tail_multiplier.first_chunk(), tail_shift.first_chunk())
     {
-        let (bias, multiplier): ([i32; 8], [i32; 8]) = (words::<32, 8>(bias), words::<32, 8>(multiplier));
-        let bias = core::array::from_fn(|i| if i % 2 == 0 { bias[i / 2] } else { 0 });
-        let multiplier = core::array::from_fn(|i| multiplier[i % 8]);
+        let (bias, multiplier) = (words::<32, 8>(bias), words::<32, 8>(multiplier));
         let shift: &[u8; 8] = shift;
-        *entry = Channels::new(bias, multiplier, core::array::from_fn(|i| shift[i % 8]), pre_shift);
+        let (mut spread, mut multipliers, mut shifts) = ([0; 16], [0; 16], [0; 16]);
+        for i in 0..8 {
+            spread[2 * i] = bias[i];
+            (multipliers[i], multipliers[i + 8]) = (multiplier[i], multiplier[i]);
+            (shifts[i], shifts[i + 8]) = (shift[i], shift[i]);
+        }
+        *entry = Channels::new(spread, multipliers, shifts, pre_shift);
     }
 }
 
+#[inline(always)]
 fn words<const BYTES: usize, const N: usize>(bytes: &[u8; BYTES]) -> [i32; N] {
-    core::array::from_fn(|i| i32::from_le_bytes([bytes[4 * i], bytes[4 * i + 1], bytes[4 * i + 2], bytes[4 * i + 3]]))
+    let mut words = [0; N];
+    for (word, bytes) in words.iter_mut().zip(bytes.as_chunks().0) {
+        *word = i32::from_le_bytes(*bytes);
+    }
+    words
 }

@@ -13,6 +13,9 @@ use super::tile::MAX_KERNEL;
 use crate::kernels::k8n16::{self, STEP};
 use crate::op::ConvShape;
 
+/// Rows begin at multiples of this in the ring, which itself does.
+const ALIGN: usize = 64;
+
 /// Where things lie in the ring of a shape, for a unit with `unit` bytes a step.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ring {
@@ -20,6 +23,8 @@ pub(super) struct Ring {
     unit: usize,
     /// Bytes of a pixel.
     pixel: usize,
+    /// Bytes before the padding, so that the first real pixel is aligned.
+    lead: usize,
     /// Bytes of a slot.
     pub(super) pitch: usize,
     /// Bytes from the window of an output pixel to that of the next.
@@ -28,6 +33,8 @@ pub(super) struct Ring {
     staging: usize,
     /// Whether steps are cut from window rows of small pixels.
     window_rows: bool,
+    /// Bytes of an input row.
+    input_row: usize,
 }
 
 /// What rows are made from.
@@ -41,6 +48,7 @@ pub(super) struct Rows<'a> {
 }
 
 impl Ring {
+    #[inline(always)]
     pub(super) fn new(shape: &ConvShape, unit: usize) -> Self {
         let width = usize::from(shape.in_w) + 2 * usize::from(shape.padding);
         let (channels, stride) = (usize::from(shape.in_c), usize::from(shape.stride));
@@ -48,74 +56,104 @@ impl Ring {
         let cut = window_rows && unit != STEP;
         let pixel = if window_rows { channels } else { channels.div_ceil(STEP) * unit };
         let row = if cut { shape.out_w() * k8n16::row_steps(shape) * unit } else { width * pixel };
+        let padding = usize::from(shape.padding) * pixel;
+        let lead = if cut { 0 } else { padding.next_multiple_of(ALIGN) - padding };
         Ring {
             shape: *shape,
             unit,
             pixel,
-            pitch: row.next_multiple_of(64),
+            lead,
+            pitch: (lead + row).next_multiple_of(ALIGN),
             distance: if cut { k8n16::row_steps(shape) * unit } else { stride * pixel },
-            staging: if cut { (width * channels + STEP).next_multiple_of(64) } else { 0 },
+            staging: if cut { (width * channels + STEP).next_multiple_of(ALIGN) } else { 0 },
             window_rows,
+            input_row: usize::from(shape.in_w) * channels,
         }
     }
 
     /// Bytes of the ring. A tile of `pixels` may start at any output pixel and read on to its end.
+    #[inline(always)]
     pub(super) fn len(&self, pixels: usize) -> usize {
         let beyond = (pixels - 1) * self.distance + k8n16::row_steps(&self.shape) * self.unit;
-        self.staging + usize::from(self.shape.kernel) * self.pitch + beyond
+        self.staging + usize::from(self.shape.kernel) * self.pitch + beyond + self.lead
     }
 
-    /// Offset of input row `y` (from `-padding` on).
+    /// Number of the slot of input row `y` (from `-padding` on).
     pub(super) fn slot(&self, y: isize) -> usize {
         let kernel = usize::from(self.shape.kernel);
         // Padding is smaller than the window, so the sum is positive.
-        self.staging + y.wrapping_add_unsigned(kernel) as usize % kernel * self.pitch
+        y.wrapping_add_unsigned(kernel) as usize % kernel
+    }
+
+    /// Number of the slot after `slot`.
+    #[inline(always)]
+    pub(super) fn next(&self, slot: usize) -> usize {
+        if slot + 1 == usize::from(self.shape.kernel) { 0 } else { slot + 1 }
+    }
+
+    /// Offset of the row in a slot.
+    #[inline(always)]
+    pub(super) fn offset(&self, slot: usize) -> usize {
+        self.staging + slot * self.pitch + self.lead
     }
 
     /// Fills in the columns beyond the border, which rows leave alone.
+    #[inline(always)]
     pub(super) fn fill_border(&self, ring: &mut [u8], rows: &Rows<'_>) {
-        let (padding, width) = (usize::from(self.shape.padding), usize::from(self.shape.in_w));
-        let columns = (0..padding).chain(width + padding..width + 2 * padding);
         if self.staging > 0 {
-            let pixels = ring[..self.staging].chunks_exact_mut(self.pixel);
-            for pixel in pick(pixels, columns) {
-                self.fill_pixel(pixel, rows.border);
-            }
-            return;
+            return self.fill_columns(&mut ring[..self.staging], rows.border);
         }
-        for slot in ring.chunks_exact_mut(self.pitch).take(usize::from(self.shape.kernel)) {
-            for pixel in pick(slot.chunks_exact_mut(self.pixel), columns.clone()) {
-                self.fill_pixel(pixel, rows.border);
-            }
+        for slot in 0..usize::from(self.shape.kernel) {
+            self.fill_columns(&mut ring[slot * self.pitch + self.lead..][..self.pitch - self.lead], rows.border);
         }
     }
 
-    /// Makes row `y` of the input, or a row beyond its border.
-    pub(super) fn fill_row(&self, ring: &mut [u8], rows: &Rows<'_>, y: isize) {
-        let slot = self.slot(y);
+    #[inline(always)]
+    fn fill_columns(&self, row: &mut [u8], border: [u8; 4]) {
+        let padding = usize::from(self.shape.padding) * self.pixel;
+        let inside = usize::from(self.shape.in_w) * self.pixel;
+        self.fill_pixels(&mut row[..padding], border);
+        self.fill_pixels(&mut row[padding + inside..][..padding], border);
+    }
+
+    fn fill_pixels(&self, pixels: &mut [u8], border: [u8; 4]) {
+        if border == [0; 4] {
+            return pixels.fill(0);
+        }
+        for pixel in pixels.chunks_exact_mut(self.pixel) {
+            self.fill_pixel(pixel, border);
+        }
+    }
+
+    /// Makes row `y` of the input, or a row beyond its border, in its `slot`.
+    #[inline(always)]
+    pub(super) fn fill_row(&self, ring: &mut [u8], rows: &Rows<'_>, y: isize, slot: usize) {
         let (staging, slots) = ring.split_at_mut(self.staging);
-        let slot = &mut slots[slot - staging.len()..][..self.pitch];
+        let slot = &mut slots[slot * self.pitch + self.lead..][..self.pitch - self.lead];
         let row = if staging.is_empty() { &mut *slot } else { &mut *staging };
         let start = usize::from(self.shape.padding) * self.pixel;
         let row_inside = &mut row[start..][..usize::from(self.shape.in_w) * self.pixel];
-        let len = usize::from(self.shape.in_w) * usize::from(self.shape.in_c);
         match usize::try_from(y).ok().filter(|&y| y < usize::from(self.shape.in_h)) {
-            Some(y) => self.fill_inside(row_inside, &rows.input[y * len..][..len], rows.flip),
-            None => {
-                for pixel in row_inside.chunks_exact_mut(self.pixel) {
-                    self.fill_pixel(pixel, rows.border);
-                }
-            }
+            Some(y) => self.fill_inside(row_inside, &rows.input[y * self.input_row..][..self.input_row], rows.flip),
+            None => self.fill_pixels(row_inside, rows.border),
         }
         if !staging.is_empty() {
             self.cut(staging, slot);
         }
     }
 
+    #[inline(always)]
     fn fill_inside(&self, row: &mut [u8], input: &[u8], flip: u8) {
         let channels = usize::from(self.shape.in_c);
         if self.window_rows || (channels % STEP == 0 && self.unit == STEP) {
-            for (to, from) in row.iter_mut().zip(input) {
+            let (to, rest) = row.as_chunks_mut::<64>();
+            let (from, rest_from) = input.as_chunks::<64>();
+            for (to, from) in to.iter_mut().zip(from) {
+                for (to, from) in to.iter_mut().zip(from) {
+                    *to = from ^ flip;
+                }
+            }
+            for (to, from) in rest.iter_mut().zip(rest_from) {
                 *to = from ^ flip;
             }
         } else if channels % STEP == 0 {
@@ -147,6 +185,7 @@ impl Ring {
     }
 
     /// Cuts a padded row of bytes into widened steps, output pixel by output pixel.
+    #[inline(always)]
     fn cut(&self, row: &[u8], slot: &mut [u8]) {
         let step = usize::from(self.shape.stride) * self.pixel;
         for (x, windows) in slot.chunks_exact_mut(self.distance).enumerate().take(self.shape.out_w()) {
@@ -155,19 +194,6 @@ impl Ring {
             }
         }
     }
-}
-
-/// The pixels at `columns`, which ascend.
-fn pick<'a>(
-    mut pixels: core::slice::ChunksExactMut<'a, u8>,
-    columns: impl Iterator<Item = usize>,
-) -> impl Iterator<Item = &'a mut [u8]> {
-    let mut next = 0;
-    columns.map_while(move |column| {
-        let pixel = pixels.nth(column - next);
-        next = column + 1;
-        pixel
-    })
 }
 
 fn put(to: &mut [u8], step: [u8; STEP]) {

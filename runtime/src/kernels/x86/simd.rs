@@ -37,8 +37,14 @@ pub(super) trait Simd: 'static {
     /// Adds four products to each accumulator, exactly.
     unsafe fn dot(acc: Self::Acc, inputs: Self::Inputs, weights: Self::Weights) -> Self::Acc;
 
-    /// Requantizes all lanes; the result is not saturated yet. See [`Channels`] for the formula.
-    unsafe fn requantize(acc: Self::Acc, channels: &Channels) -> Self::Acc;
+    /// Moves accumulators left by `pre_shift`.
+    unsafe fn pre_shift(acc: Self::Acc, channels: &Channels) -> Self::Acc;
+    /// `floor(acc * multiplier / 2^32)`.
+    unsafe fn scale(acc: Self::Acc, channels: &Channels) -> Self::Acc;
+    /// `(scaled + rounding) >> shift`.
+    unsafe fn round(scaled: Self::Acc, channels: &Channels) -> Self::Acc;
+    /// `scaled >> (shift - 1)`: twice the result, not rounded yet.
+    unsafe fn twice(scaled: Self::Acc, channels: &Channels) -> Self::Acc;
     /// Saturates the first `PIXELS` values of `pixels` (16 channels each) to words: channels 0..8 and 8..16.
     unsafe fn block_words(pixels: [Self::Acc; 4]) -> [Self::Lanes; 2];
     /// Adds even and odd lanes of two pixels: 8 channels of `a`, then 8 channels of `b`.
@@ -52,12 +58,14 @@ pub(super) trait Simd: 'static {
     unsafe fn add(a: Self::Lanes, b: Self::Lanes) -> Self::Lanes;
     /// Words limited to `min..=max`.
     unsafe fn clamp(v: Self::Lanes, min: Self::Lanes, max: Self::Lanes) -> Self::Lanes;
+    /// Words halved, half up.
+    unsafe fn halve(words: Self::Lanes) -> Self::Lanes;
     /// Words of the low and of the high eight bytes of each lane.
     unsafe fn join(hi: Self::Lanes, lo: Self::Lanes) -> [Self::Lanes; 2];
-    /// Sign-extended low and high eight bytes of each lane.
-    unsafe fn extend(bytes: Self::Lanes) -> [Self::Lanes; 2];
-    /// Words, which are in the int8 range, as bytes: what [`Simd::extend`] undoes.
-    unsafe fn narrow(words: [Self::Lanes; 2]) -> Self::Lanes;
+    /// The low and the high eight bytes of each lane, sign-extended and doubled.
+    unsafe fn doubled(bytes: Self::Lanes) -> [Self::Lanes; 2];
+    /// Words saturated to bytes and limited to `min..=max`: low and high eight bytes of each lane.
+    unsafe fn narrow(words: [Self::Lanes; 2], min: i8, max: i8) -> Self::Lanes;
     /// High and low bytes of words: what [`Simd::join`] undoes.
     unsafe fn split(words: [Self::Lanes; 2]) -> (Self::Lanes, Self::Lanes);
 

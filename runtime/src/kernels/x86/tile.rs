@@ -27,14 +27,15 @@ pub(super) struct Kind {
 pub(super) struct Width {
     pub(super) pixels: usize,
     /// Runs it; needs the instruction set and a valid [`Tile`].
-    pub(super) run: unsafe fn(&Tile),
+    pub(super) run: unsafe fn(Tile<'_>),
 }
 
 /// Parameters of a block, spread over 16 lanes so that tiles only load them.
 ///
-/// With `acc` moved left by the layer's `pre_shift` and `hi = floor(acc * multiplier / 2^32)`, the requantized value is
-/// `(hi + rounding) >> shift`, which is the law's single rounding ([`crate::arith::requantize`]) as long as the total
-/// right shift is at least 33. In a block of 8 channels each bias is followed by a zero (even and odd lanes are added
+/// With `acc` moved left by the layer's `pre_shift` and `scaled = floor(acc * multiplier / 2^32)`, the requantized value
+/// is `(scaled + rounding) >> shift`, which is the law's single rounding ([`crate::arith::requantize`]) as long as the
+/// total right shift is at least 33. A narrow output is not rounded before `t = scaled >> (shift - 1)` has been packed to
+/// words: `(t + 2 * base + 1) >> 1` is the law's `base + value`, and where `t` saturates, so do the narrow limits. In a block of 8 channels each bias is followed by a zero (even and odd lanes are added
 /// at the end) and the other arrays hold the eight channels twice.
 #[repr(C, align(64))]
 #[derive(Clone, Copy)]
@@ -46,22 +47,78 @@ pub(super) struct Channels {
     pub(super) pre_shift: [i32; 16],
     pub(super) rounding: [i32; 16],
     pub(super) shift: [i32; 16],
+    /// `shift - 1`.
+    pub(super) shift_less: [i32; 16],
+    /// A bit for each even lane.
+    pub(super) even: u16,
 }
 
 impl Channels {
     #[inline(always)]
     pub(super) fn new(bias: [i32; 16], multiplier: [i32; 16], right_shift: [u8; 16], pre_shift: u8) -> Self {
         // Beyond 31 the result is 0 for every `hi`, as it is for 31.
-        let shift = right_shift.map(|r| (i32::from(r) + i32::from(pre_shift) - 32).clamp(1, 31));
-        Channels {
+        let mut all = Channels {
             bias,
             multiplier,
-            multiplier_odd: core::array::from_fn(|i| multiplier[i | 1]),
+            multiplier_odd: [0; 16],
             pre_shift: [i32::from(pre_shift); 16],
-            rounding: shift.map(|n| 1 << (n - 1)),
-            shift,
+            rounding: [0; 16],
+            shift: [0; 16],
+            shift_less: [0; 16],
+            even: 0x5555,
+        };
+        for i in 0..16 {
+            let shift = (i32::from(right_shift[i]) + i32::from(pre_shift) - 32).clamp(1, 31);
+            all.multiplier_odd[i] = multiplier[i | 1];
+            all.rounding[i] = 1 << (shift - 1);
+            all.shift[i] = shift;
+            all.shift_less[i] = shift - 1;
         }
+        all
     }
+}
+
+/// What to compute: pixels of an output row, all from the same window rows and for the same blocks of channels.
+pub(super) struct Row {
+    /// The row ring.
+    pub(super) ring: *const u8,
+    /// Where in the ring the rows of the window begin.
+    pub(super) rows: [usize; MAX_KERNEL],
+    pub(super) row_count: usize,
+    /// Bytes from a pixel's window to the next one's.
+    pub(super) distance: usize,
+    /// Weights of the first block for the first of `rows`.
+    pub(super) weights: *const u8,
+    pub(super) block_stride: usize,
+    /// Weights of the block of 8 channels for the first of `rows`.
+    pub(super) tail_weights: *const u8,
+    pub(super) channels: *const Channels,
+    /// The row's first output of the first block.
+    pub(super) hi: *mut u8,
+    /// Null for a narrow output.
+    pub(super) lo: *mut u8,
+    pub(super) out_c: usize,
+    /// Channels from the first block on.
+    pub(super) left: usize,
+    /// Whether accumulators have to be moved left.
+    pub(super) pre_shift: bool,
+    pub(super) accumulate: bool,
+    pub(super) limits: Limits,
+}
+
+/// Where a tile lies in its row.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    pub(super) run: unsafe fn(Tile<'_>),
+    /// Bytes from the beginning of a ring row to the window of the first pixel.
+    pub(super) start: usize,
+    /// Steps of each window row: those that the first pixel can leave out, because they read a border of zeros, then
+    /// those for all pixels, then those that the last pixel can leave out.
+    pub(super) steps: [usize; 3],
+    /// Bytes from the row's first output to that of the first pixel.
+    pub(super) at: usize,
+    /// Pixels to store; those beyond are computed from whatever follows in the ring.
+    pub(super) pixels: usize,
 }
 
 /// Where and what to compute.
@@ -71,35 +128,12 @@ impl Channels {
 ///   `UNIT` bytes;
 /// * `weights` may be read for as many steps in each of `NB` blocks `block_stride` apart, `tail_weights` likewise;
 /// * `channels` points to `NB` (plus one) entries;
-/// * `out_hi`, and `out_lo` of a wide output, may be read and written for `pixels` pixels of `out_c` bytes, of which
-///   `left` may be written.
-pub(super) struct Tile {
-    /// Ring rows of the window.
-    pub(super) rows: [*const u8; MAX_KERNEL],
-    pub(super) row_count: usize,
-    /// Bytes from the beginning of a row to the window of the tile's first pixel.
-    pub(super) start: usize,
-    /// Bytes from a pixel's window to the next one's.
-    pub(super) distance: usize,
-    /// Steps of each window row: those that the first pixel can leave out, because they read a border of zeros, then
-    /// those for all pixels, then those that the last pixel can leave out.
-    pub(super) steps: [usize; 3],
-    /// Weights of the first block for the first of `rows`.
-    pub(super) weights: *const u8,
-    pub(super) block_stride: usize,
-    /// Weights of the block of 8 channels for the first of `rows`.
-    pub(super) tail_weights: *const u8,
-    pub(super) channels: *const Channels,
-    pub(super) out_hi: *mut u8,
-    /// Null for a narrow output.
-    pub(super) out_lo: *mut u8,
-    pub(super) out_c: usize,
-    /// Channels from the first block on.
-    pub(super) left: usize,
-    /// Pixels to store; those beyond are computed from whatever follows in the ring.
-    pub(super) pixels: usize,
-    pub(super) accumulate: bool,
-    pub(super) limits: Limits,
+/// * `hi`, and `lo` of a wide output, may be read and written from `at` on for `pixels` pixels, `out_c` bytes apart, of
+///   `left` bytes.
+#[derive(Clone, Copy)]
+pub(super) struct Tile<'a> {
+    pub(super) row: &'a Row,
+    pub(super) place: &'a Place,
 }
 
 struct Accumulators<S: Simd, const MR: usize, const NB: usize> {
@@ -127,31 +161,32 @@ struct Cursor {
 /// # Safety
 /// The instruction set of `S` is available and `t` is valid.
 #[inline(always)]
-pub(super) unsafe fn body<S: Simd, const MR: usize, const NB: usize, const TAIL: bool>(t: &Tile) {
+pub(super) unsafe fn body<S: Simd, const MR: usize, const NB: usize, const TAIL: bool>(t: Tile<'_>) {
     // SAFETY: `t` is valid: its channels have NB + TAIL entries, and each loop takes as many steps as it may.
     unsafe {
         let mut acc = start::<S, MR, NB, TAIL>(t);
-        let mut at = Cursor { inputs: [t.rows[0]; 4], weights: t.weights, tail_weights: t.tail_weights };
-        for &row in t.rows.iter().take(t.row_count) {
+        let mut at = Cursor { inputs: [t.row.ring; 4], weights: t.row.weights, tail_weights: t.row.tail_weights };
+        let ring = t.row.ring.add(t.place.start);
+        for &row in t.row.rows.iter().take(t.row.row_count) {
             for (i, inputs) in at.inputs.iter_mut().enumerate().take(MR.div_ceil(4)) {
-                *inputs = opaque(row.add(t.start + 4 * i * t.distance));
+                *inputs = opaque(ring.add(row + 4 * i * t.row.distance));
             }
-            steps::<S, MR, NB, TAIL, 1, 0>(t, &mut acc, &mut at, t.steps[0]);
-            steps::<S, MR, NB, TAIL, 0, 0>(t, &mut acc, &mut at, t.steps[1]);
-            steps::<S, MR, NB, TAIL, 0, 1>(t, &mut acc, &mut at, t.steps[2]);
+            steps::<S, MR, NB, TAIL, 1, 0>(t, &mut acc, &mut at, t.place.steps[0]);
+            steps::<S, MR, NB, TAIL, 0, 0>(t, &mut acc, &mut at, t.place.steps[1]);
+            steps::<S, MR, NB, TAIL, 0, 1>(t, &mut acc, &mut at, t.place.steps[2]);
         }
         finish::<S, MR, NB, TAIL>(t, &acc);
     }
 }
 
 #[inline(always)]
-unsafe fn start<S: Simd, const MR: usize, const NB: usize, const TAIL: bool>(t: &Tile) -> Accumulators<S, MR, NB> {
+unsafe fn start<S: Simd, const MR: usize, const NB: usize, const TAIL: bool>(t: Tile<'_>) -> Accumulators<S, MR, NB> {
     // SAFETY: the tile has NB entries of channels, and one more with TAIL (without it, entry 0 is read once more).
     unsafe {
-        let tail = S::acc((*t.channels.add(if TAIL { NB } else { 0 })).bias.as_ptr());
+        let tail = S::acc((*t.row.channels.add(if TAIL { NB } else { 0 })).bias.as_ptr());
         let mut blocks = [[tail; NB]; MR];
         for b in 0..NB {
-            let bias = S::acc((*t.channels.add(b)).bias.as_ptr());
+            let bias = S::acc((*t.row.channels.add(b)).bias.as_ptr());
             for row in &mut blocks {
                 row[b] = bias;
             }
@@ -172,18 +207,18 @@ fn opaque(mut p: *const u8) -> *const u8 {
 /// `count` steps of all pixels but the first `FROM` and the last `OMIT` ones.
 #[inline(always)]
 unsafe fn steps<S: Simd, const MR: usize, const NB: usize, const TAIL: bool, const FROM: usize, const OMIT: usize>(
-    t: &Tile,
+    t: Tile<'_>,
     acc: &mut Accumulators<S, MR, NB>,
     at: &mut Cursor,
     count: usize,
 ) {
-    let places = [0, t.distance, 2 * t.distance, 3 * t.distance];
+    let places = [0, t.row.distance, 2 * t.row.distance, 3 * t.row.distance];
     for _ in 0..count {
         // SAFETY: pixel p < MR reads the ring at p * distance, inside of what the tile may read; so does each block.
         unsafe {
             let mut w: [S::Weights; NB] = [S::weights(if NB > 0 { at.weights } else { at.tail_weights }); NB];
             for b in 1..NB {
-                w[b] = S::weights(at.weights.add(b * t.block_stride));
+                w[b] = S::weights(at.weights.add(b * t.row.block_stride));
             }
             for p in FROM..MR - OMIT {
                 let x = S::low(at.inputs[p / 4].add(places[p % 4]));
@@ -192,7 +227,7 @@ unsafe fn steps<S: Simd, const MR: usize, const NB: usize, const TAIL: bool, con
                 }
             }
             for b in 0..NB {
-                w[b] = S::weights(at.weights.add(b * t.block_stride + BLOCK_STEP / 2));
+                w[b] = S::weights(at.weights.add(b * t.row.block_stride + BLOCK_STEP / 2));
             }
             for p in FROM..MR - OMIT {
                 let x = S::high(at.inputs[p / 4].add(places[p % 4]));
@@ -232,16 +267,16 @@ impl<const ACCUMULATE: bool, const WIDE: bool> Form for To<ACCUMULATE, WIDE> {
 /// Requantizes and stores all accumulators.
 #[inline(always)]
 unsafe fn finish<S: Simd, const MR: usize, const NB: usize, const TAIL: bool>(
-    t: &Tile,
+    t: Tile<'_>,
     acc: &Accumulators<S, MR, NB>,
 ) {
     // SAFETY: the tile is valid; vectors are only stored where all pixels and channels exist.
     unsafe {
-        if t.pixels < MR || t.left < 16 * NB + if TAIL { 8 } else { 0 } {
+        if t.place.pixels < MR || t.row.left < 16 * NB + if TAIL { 8 } else { 0 } {
             // In memory, where loops can get at it: the original stays in registers.
             return store_some::<S, MR, NB, TAIL>(t, black_box(&acc.copy()));
         }
-        match (t.accumulate, t.out_lo.is_null()) {
+        match (t.row.accumulate, t.row.lo.is_null()) {
             (false, true) => store_all::<S, To<false, false>, MR, NB, TAIL>(t, acc),
             (false, false) => store_all::<S, To<false, true>, MR, NB, TAIL>(t, acc),
             (true, true) => store_all::<S, To<true, false>, MR, NB, TAIL>(t, acc),
@@ -254,7 +289,7 @@ unsafe fn finish<S: Simd, const MR: usize, const NB: usize, const TAIL: bool>(
 /// loops this large alone, and then the accumulators would not stay in registers.
 #[inline(always)]
 unsafe fn store_all<S: Simd, F: Form, const MR: usize, const NB: usize, const TAIL: bool>(
-    t: &Tile,
+    t: Tile<'_>,
     acc: &Accumulators<S, MR, NB>,
 ) {
     const { assert!(NB <= 3 && MR <= 4 * S::PIXELS && MR % S::PIXELS == 0) };
@@ -274,7 +309,7 @@ unsafe fn store_all<S: Simd, F: Form, const MR: usize, const NB: usize, const TA
 
 #[inline(always)]
 unsafe fn store_block<S: Simd, F: Form, const MR: usize, const NB: usize, const B: usize>(
-    t: &Tile,
+    t: Tile<'_>,
     acc: &Accumulators<S, MR, NB>,
 ) {
     // SAFETY: promised by the caller.
@@ -286,84 +321,102 @@ unsafe fn store_block<S: Simd, F: Form, const MR: usize, const NB: usize, const 
     }
 }
 
-/// Requantized words of block `b` for `PIXELS` pixels from `first` on: channels 0..8 and 8..16.
+/// Words of sixteens of one kind: rounded results of the law's requantization, or twice them, not rounded yet, for
+/// narrow outputs.
+#[inline(always)]
+unsafe fn requantize<S: Simd, const N: usize>(
+    t: Tile<'_>,
+    mut acc: [S::Acc; N],
+    channels: &Channels,
+    used: usize,
+    rounded: bool,
+) -> [S::Acc; N] {
+    // SAFETY: only the instruction set is asked for.
+    unsafe {
+        if t.row.pre_shift {
+            for i in 0..used {
+                acc[i] = S::pre_shift(acc[i], channels);
+            }
+        }
+        for i in 0..used {
+            let scaled = S::scale(acc[i], channels);
+            acc[i] = if rounded { S::round(scaled, channels) } else { S::twice(scaled, channels) };
+        }
+        acc
+    }
+}
+
+/// Words of block `b` for `PIXELS` pixels from `first` on: channels 0..8 and 8..16.
 #[inline(always)]
 unsafe fn block_words<S: Simd, const MR: usize, const NB: usize>(
-    t: &Tile,
+    t: Tile<'_>,
     acc: &Accumulators<S, MR, NB>,
-    first: usize,
-    b: usize,
+    (first, b): (usize, usize),
+    rounded: bool,
 ) -> [S::Lanes; 2] {
     // SAFETY: the tile has more than `b` entries of channels.
     unsafe {
-        let channels = &*t.channels.add(b);
-        let mut values = [acc.blocks[first][b]; 4];
-        for i in 0..S::PIXELS {
-            values[i] = S::requantize(acc.blocks[first + i][b], channels);
+        let mut sums = [acc.blocks[first][b]; 4];
+        for i in 1..S::PIXELS {
+            sums[i] = acc.blocks[first + i][b];
         }
-        S::block_words(values)
+        S::block_words(requantize::<S, 4>(t, sums, &*t.row.channels.add(b), S::PIXELS, rounded))
     }
 }
 
-/// Requantized words of the block of 8 channels for `PIXELS` pixels from `first` on.
+/// Words of the block of 8 channels for `PIXELS` pixels from `first` on.
 #[inline(always)]
 unsafe fn tail_words<S: Simd, const MR: usize, const NB: usize>(
-    t: &Tile,
+    t: Tile<'_>,
     acc: &Accumulators<S, MR, NB>,
     first: usize,
+    rounded: bool,
 ) -> S::Lanes {
     // SAFETY: the tile has an entry of channels behind those of its blocks.
     unsafe {
-        let channels = &*t.channels.add(NB);
         let mut pairs = [acc.tail[first]; 2];
         for i in 0..S::PIXELS / 2 {
-            let sums = S::fold(acc.tail[first + 2 * i], acc.tail[first + 2 * i + 1]);
-            pairs[i] = S::requantize(sums, channels);
+            pairs[i] = S::fold(acc.tail[first + 2 * i], acc.tail[first + 2 * i + 1]);
         }
-        S::tail_words(pairs)
+        S::tail_words(requantize::<S, 2>(t, pairs, &*t.row.channels.add(NB), S::PIXELS / 2, rounded))
     }
 }
 
-/// Adds words to the zero point or the residual and applies the limits: the law's last step.
+/// The law's last step for a wide output: the value is added twice to the zero point or the residual.
 #[inline(always)]
-unsafe fn add<S: Simd, F: Form>(t: &Tile, base: S::Lanes, words: S::Lanes) -> S::Lanes {
+unsafe fn add_wide_words<S: Simd>(t: Tile<'_>, base: S::Lanes, words: S::Lanes) -> S::Lanes {
     // SAFETY: only the instruction set is asked for.
-    unsafe {
-        let sum = S::add(base, words);
-        let sum = if F::WIDE { S::add(sum, words) } else { sum };
-        S::clamp(sum, S::splat(t.limits.min), S::splat(t.limits.max))
-    }
+    unsafe { S::clamp(S::add(S::add(base, words), words), S::splat(t.row.limits.min), S::splat(t.row.limits.max)) }
 }
 
 /// Stores block `B` of group `Q` of `PIXELS` pixels, if there are so many of either.
 #[inline(always)]
 unsafe fn store_pixels<S: Simd, F: Form, const MR: usize, const NB: usize, const B: usize, const Q: usize>(
-    t: &Tile,
+    t: Tile<'_>,
     acc: &Accumulators<S, MR, NB>,
 ) {
     let first = Q * S::PIXELS;
     if B >= NB || first >= MR {
         return;
     }
-    let at = first * t.out_c + 16 * B;
+    let at = t.place.at + first * t.row.out_c + 16 * B;
     // SAFETY: all of the tile's MR pixels and 16 * NB channels exist (`finish` has looked), so each of these PIXELS
     // pixels has 16 bytes from `at` on in each plane.
     unsafe {
-        let words = block_words::<S, MR, NB>(t, acc, first, B);
-        let (hi, lo) = (t.out_hi.add(at), t.out_lo.wrapping_add(at));
-        let zero = S::splat(t.limits.zero);
-        let base = match (F::ACCUMULATE, F::WIDE) {
-            (false, _) => [zero, zero],
-            (true, false) => S::extend(S::load(hi, t.out_c)),
-            (true, true) => S::join(S::load(hi, t.out_c), S::load(lo, t.out_c)),
-        };
-        let sums = [add::<S, F>(t, base[0], words[0]), add::<S, F>(t, base[1], words[1])];
+        let [a, b] = block_words::<S, MR, NB>(t, acc, (first, B), F::WIDE);
+        let (hi, lo) = (t.row.hi.add(at), t.row.lo.wrapping_add(at));
         if F::WIDE {
-            let (high, low) = S::split(sums);
-            S::store(hi, t.out_c, high);
-            S::store(lo, t.out_c, low);
+            let zero = S::splat(t.row.limits.zero);
+            let base =
+                if F::ACCUMULATE { S::join(S::load(hi, t.row.out_c), S::load(lo, t.row.out_c)) } else { [zero; 2] };
+            let (high, low) = S::split([add_wide_words::<S>(t, base[0], a), add_wide_words::<S>(t, base[1], b)]);
+            S::store(hi, t.row.out_c, high);
+            S::store(lo, t.row.out_c, low);
         } else {
-            S::store(hi, t.out_c, S::narrow(sums));
+            let zero = S::splat(2 * t.row.limits.zero);
+            let base = if F::ACCUMULATE { S::doubled(S::load(hi, t.row.out_c)) } else { [zero; 2] };
+            let sums = [S::halve(S::add(base[0], a)), S::halve(S::add(base[1], b))];
+            S::store(hi, t.row.out_c, S::narrow(sums, t.row.limits.min as i8, t.row.limits.max as i8));
         }
     }
 }
@@ -371,30 +424,34 @@ unsafe fn store_pixels<S: Simd, F: Form, const MR: usize, const NB: usize, const
 /// Stores the block of 8 channels of group `Q` of `PIXELS` pixels, if there are so many.
 #[inline(always)]
 unsafe fn store_tail<S: Simd, F: Form, const MR: usize, const NB: usize, const Q: usize>(
-    t: &Tile,
+    t: Tile<'_>,
     acc: &Accumulators<S, MR, NB>,
 ) {
     let first = Q * S::PIXELS;
     if first >= MR {
         return;
     }
-    let at = first * t.out_c + 16 * NB;
+    let at = t.place.at + first * t.row.out_c + 16 * NB;
     // SAFETY: as in `store_pixels`, with 8 channels behind the blocks.
     unsafe {
-        let words = tail_words::<S, MR, NB>(t, acc, first);
-        let (hi, lo) = (t.out_hi.add(at), t.out_lo.wrapping_add(at));
-        let base = match (F::ACCUMULATE, F::WIDE) {
-            (false, _) => S::splat(t.limits.zero),
-            (true, false) => S::extend(S::load_half(hi, t.out_c))[0],
-            (true, true) => S::join(S::load_half(hi, t.out_c), S::load_half(lo, t.out_c))[0],
-        };
-        let sum = add::<S, F>(t, base, words);
+        let words = tail_words::<S, MR, NB>(t, acc, first, F::WIDE);
+        let (hi, lo) = (t.row.hi.add(at), t.row.lo.wrapping_add(at));
         if F::WIDE {
+            let zero = S::splat(t.row.limits.zero);
+            let base = if F::ACCUMULATE {
+                S::join(S::load_half(hi, t.row.out_c), S::load_half(lo, t.row.out_c))[0]
+            } else {
+                zero
+            };
+            let sum = add_wide_words::<S>(t, base, words);
             let (high, low) = S::split([sum, sum]);
-            S::store_half(hi, t.out_c, high);
-            S::store_half(lo, t.out_c, low);
+            S::store_half(hi, t.row.out_c, high);
+            S::store_half(lo, t.row.out_c, low);
         } else {
-            S::store_half(hi, t.out_c, S::narrow([sum, sum]));
+            let zero = S::splat(2 * t.row.limits.zero);
+            let base = if F::ACCUMULATE { S::doubled(S::load_half(hi, t.row.out_c))[0] } else { zero };
+            let sum = S::halve(S::add(base, words));
+            S::store_half(hi, t.row.out_c, S::narrow([sum, sum], t.row.limits.min as i8, t.row.limits.max as i8));
         }
     }
 }
@@ -403,7 +460,7 @@ unsafe fn store_tail<S: Simd, F: Form, const MR: usize, const NB: usize, const Q
 #[cold]
 #[inline(always)]
 unsafe fn store_some<S: Simd, const MR: usize, const NB: usize, const TAIL: bool>(
-    t: &Tile,
+    t: Tile<'_>,
     acc: &Accumulators<S, MR, NB>,
 ) {
     let mut first = 0;
@@ -412,13 +469,13 @@ unsafe fn store_some<S: Simd, const MR: usize, const NB: usize, const TAIL: bool
         // SAFETY: the tile is valid.
         unsafe {
             for b in 0..NB {
-                for (half, words) in block_words::<S, MR, NB>(t, acc, first, b).into_iter().enumerate() {
+                for (half, words) in block_words::<S, MR, NB>(t, acc, (first, b), true).into_iter().enumerate() {
                     S::spill(&mut buffer, words);
                     store_eight(t, first, S::PIXELS, 16 * b + 8 * half, &buffer);
                 }
             }
             if TAIL {
-                S::spill(&mut buffer, tail_words::<S, MR, NB>(t, acc, first));
+                S::spill(&mut buffer, tail_words::<S, MR, NB>(t, acc, first, true));
                 store_eight(t, first, S::PIXELS, 16 * NB, &buffer);
             }
         }
@@ -431,13 +488,13 @@ unsafe fn store_some<S: Simd, const MR: usize, const NB: usize, const TAIL: bool
 /// # Safety
 /// The tile is valid.
 #[inline(never)]
-unsafe fn store_eight(t: &Tile, first: usize, count: usize, channel: usize, words: &[i16; 32]) {
-    let pixels = count.min(t.pixels.saturating_sub(first));
-    let channels = 8.min(t.left.saturating_sub(channel));
+unsafe fn store_eight(t: Tile<'_>, first: usize, count: usize, channel: usize, words: &[i16; 32]) {
+    let pixels = count.min(t.place.pixels.saturating_sub(first));
+    let channels = 8.min(t.row.left.saturating_sub(channel));
     for (p, values) in words.chunks_exact(8).enumerate().take(pixels) {
         for (c, &value) in values.iter().enumerate().take(channels) {
-            let at = (first + p) * t.out_c + channel + c;
-            // SAFETY: pixel first + p < t.pixels and channel + c < t.left <= out_c.
+            let at = t.place.at + (first + p) * t.row.out_c + channel + c;
+            // SAFETY: pixel first + p < t.place.pixels and channel + c < t.row.left <= out_c.
             unsafe { store_one(t, at, value) };
         }
     }
@@ -445,21 +502,21 @@ unsafe fn store_eight(t: &Tile, first: usize, count: usize, channel: usize, word
 
 /// # Safety
 /// The tile's planes hold more than `at` bytes.
-unsafe fn store_one(t: &Tile, at: usize, value: i16) {
-    let limits = t.limits;
-    let wide = !t.out_lo.is_null();
+unsafe fn store_one(t: Tile<'_>, at: usize, value: i16) {
+    let limits = t.row.limits;
+    let wide = !t.row.lo.is_null();
     // SAFETY: promised by the caller; a wide output has both planes.
     unsafe {
-        let hi = t.out_hi.add(at);
-        let base = match (t.accumulate, wide) {
+        let hi = t.row.hi.add(at);
+        let base = match (t.row.accumulate, wide) {
             (false, _) => limits.zero,
-            (true, true) => join(*hi, *t.out_lo.add(at)),
+            (true, true) => join(*hi, *t.row.lo.add(at)),
             (true, false) => i16::from(*hi as i8),
         };
         let sum = if wide { add_wide(base, value) } else { add_narrow(base, value) };
         let sum = sum.max(limits.min).min(limits.max);
         if wide {
-            (*hi, *t.out_lo.add(at)) = split(sum);
+            (*hi, *t.row.lo.add(at)) = split(sum);
         } else {
             *hi = sum as u8;
         }

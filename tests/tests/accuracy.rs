@@ -1,0 +1,77 @@
+//! The int8 artifact against the float model on real images. Needs the CIFAR-100-LT files beside the repository (see
+//! `RIDE_SHARED`) and is skipped, with a line that says so, where they are missing.
+
+use std::path::PathBuf;
+
+use ride_calibrate::data::{DataOptions, DataSet};
+use ride_calibrate::observer::Observer;
+use ride_compiler::calibration::{self, Settings};
+use ride_compiler::lower::ClassInfo;
+use ride_compiler::verify::{self, Report};
+use ride_runtime::kernels::{self, Isa};
+use ride_runtime::op::Layout;
+use ride_runtime::{Model, Session};
+use ride_tests::built;
+use ride_tests::exercise::Arena;
+
+/// Images with vector kernels; scalar ones would take minutes.
+const IMAGES: usize = 5000;
+const SCALAR_IMAGES: usize = 500;
+
+fn data() -> Option<[PathBuf; 3]> {
+    let file = |name: &str| built::shared("accuracy", &format!("cifar100-lt/{name}"));
+    Some([file("train.bin")?, file("val.bin")?, file("class_counts.txt")?])
+}
+
+#[test]
+fn int8_keeps_the_float_models_accuracy() {
+    let Some([train, val, counts]) = data() else { return };
+    let imported = built::real();
+    let options = DataOptions::new(imported.preprocess.clone());
+    let [train, val] = [train, val].map(|path| DataSet::open(&path, &options).expect("a data set"));
+    let settings = Settings { images: 512, seed: 0, balanced: true, observer: Observer::Mse };
+    let network = &imported.network;
+    let table = calibration::calibrate(network, &train, &settings, &|_| ()).expect("a table");
+    let counts = std::fs::read_to_string(&counts).expect("training counts");
+    let counts = counts.lines().map(|l| l.trim().parse().expect("a count")).collect();
+    let classes = ClassInfo { counts, names: Vec::new() };
+    let artifact = built::compile_for(network, &table, (ride_targets::host(), 16), &classes).expect("an artifact");
+    let model = Model::parse(&artifact).expect("a valid artifact");
+
+    let mut image = vec![0; model.input_len()];
+    let mut arena = Arena::new(model, 0);
+    let mut session = Session::new(model, arena.lend()).expect("a session");
+    let vectors = session.self_test(&mut image).expect("the golden vectors");
+    assert!(vectors > 0);
+
+    let fast = kernels::best(Layout::K8N16).is_some_and(|b| b.isa != Isa::Scalar);
+    let limit = if fast { IMAGES } else { SCALAR_IMAGES };
+    let settings = verify::Settings { limit: Some(limit), class_counts: Vec::new() };
+    let report = verify::verify(model, network, &val, &settings, &|_| ()).expect("a report");
+    check(&report);
+}
+
+fn check(report: &Report) {
+    let routed = &report.routed;
+    let (float, int8, agreement) = (&routed.float, &routed.int8, &routed.agreement);
+    let sqnr = routed.sqnr_db.expect("a ratio");
+    println!("{} images with {}", routed.images, report.kernel);
+    println!("float: {float:?}\nint8: {int8:?}\n{agreement:?}");
+    println!("logits {sqnr:.2} dB, mean experts {:+.2} %", report.experts_change_percent.expect("experts"));
+    // Where few images run, two of them weigh more than the limit.
+    let spare = 200.0 / routed.images as f64;
+    let apart = |a: Option<f64>, b: Option<f64>| (a.expect("a share") - b.expect("a share")).abs();
+    assert!(apart(float.top1, int8.top1) <= spare.max(0.3), "top-1");
+    assert!(apart(float.few, int8.few) <= (3.0 * spare).max(0.5), "few-shot");
+    assert!(agreement.top1.expect("a share") >= 97.0, "top-1 agreement");
+    assert!(sqnr >= 34.0, "{sqnr} dB");
+    for (router, share) in agreement.routers.iter().enumerate() {
+        assert!(share.expect("decisions") >= 98.5, "router {router}: {share:?}");
+    }
+    assert!(report.experts_change_percent.expect("experts").abs() <= 1.0, "mean experts");
+    // Each layer is compared, and none is noise.
+    assert!(routed.layers.len() > 60, "{} layers", routed.layers.len());
+    for layer in &routed.layers {
+        assert!(layer.sqnr_db.is_some_and(|db| db > 15.0), "{}: {:?} dB", layer.name, layer.sqnr_db);
+    }
+}
