@@ -208,9 +208,9 @@ fn peak() -> Option<f64> {
         }
         _mm512_reduce_add_epi32(sums.into_iter().fold(x, |a, b| _mm512_xor_si512(a, b)))
     }
-    // SAFETY: asked for just now.
     kernels::Isa::Avx512Vnni.available().then(|| {
         let us = time(|| {
+            // SAFETY: asked for just now.
             black_box(unsafe { run(_mm512_set1_epi32(black_box(0x0101_0101))) });
         });
         16.0 * 64.0 / us

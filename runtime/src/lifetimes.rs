@@ -53,7 +53,9 @@ fn check_place(part: &Part<'_>, i: usize, op: &Op) -> Result<(), &'static str> {
         return Err("an expert must end with pooling and classifier, which belong nowhere else");
     }
     match op {
-        Op::Conv(c) if expert && c.source == Source::Image => Err("an expert reads the image instead of the stem's output"),
+        Op::Conv(c) if expert && c.source == Source::Image => {
+            Err("an expert reads the image instead of the stem's output")
+        }
         _ => Ok(()),
     }
 }

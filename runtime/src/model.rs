@@ -241,7 +241,7 @@ impl<'m> Model<'m> {
             return bad("length of the feature is out of range", field::FEATURES);
         }
         let regions = [self.scratch(), self.logits(), self.sum(), self.feature()];
-        if let Some(range) = regions.iter().find(|r| r.end > self.arena_len() || r.start % 4 != 0) {
+        if let Some(range) = regions.iter().find(|r| r.end > self.arena_len() || !r.start.is_multiple_of(4)) {
             return bad("a fixed region does not lie in the arena or is misaligned", range.start);
         }
         if overlap(&regions) {
@@ -373,7 +373,10 @@ impl<'m> Model<'m> {
             return Err("window, stride or padding is out of range");
         }
         let weights = s.taps() as u64 * u64::from(s.out_c);
-        if too_large([s.in_h, s.in_w, s.in_c], [s.out_h(), s.out_w()], s.out_c) || s.taps() > 1 << 16 || weights > 1 << 28 {
+        if too_large([s.in_h, s.in_w, s.in_c], [s.out_h(), s.out_w()], s.out_c)
+            || s.taps() > 1 << 16
+            || weights > 1 << 28
+        {
             return Err("convolution is too large");
         }
         if c.source == Source::Image && s.input_len() != self.input_len() {
@@ -542,7 +545,7 @@ impl<'m> Part<'m> {
 fn span(section: &[u8], s: Span) -> Result<&[u8], &'static str> {
     let at = s.at as usize;
     let end = at.checked_add(s.len as usize).ok_or("constants reach beyond the section")?;
-    if at % 4 != 0 {
+    if !at.is_multiple_of(4) {
         return Err("constants are misaligned");
     }
     section.get(at..end).ok_or("constants reach beyond the section")

@@ -76,7 +76,7 @@ impl<'m, 'a> Session<'m, 'a> {
         if arena.len() < needed {
             return Err(Error::ArenaTooSmall { needed, found: arena.len() });
         }
-        if arena.as_ptr().addr() % ARENA_ALIGN != 0 {
+        if !arena.as_ptr().addr().is_multiple_of(ARENA_ALIGN) {
             return Err(Error::ArenaMisaligned);
         }
         check_scratch(model, backend)?;

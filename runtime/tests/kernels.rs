@@ -54,9 +54,11 @@ enum Values {
     Extreme,
     /// Any allowed right shift and multiplier.
     Shifts,
+    /// The largest accumulators with the smallest right shifts: more bits than 32-bit lanes have.
+    Overflow,
 }
 
-const VALUES: [Values; 4] = [Values::Typical, Values::Border, Values::Extreme, Values::Shifts];
+const VALUES: [Values; 5] = [Values::Typical, Values::Border, Values::Extreme, Values::Shifts, Values::Overflow];
 
 /// A convolution on plain tensors.
 struct Case {
@@ -75,11 +77,17 @@ struct Case {
 impl Case {
     fn new(shape: ConvShape, values: Values, (wide, accumulate, image): (bool, bool, bool), r: &mut Random) -> Self {
         let out_c = usize::from(shape.out_c);
-        let extreme = values == Values::Extreme;
-        let (low, high) = (r.pick(&[-128i8, 127]), r.pick(&[-128i8, 127]));
+        let extreme = matches!(values, Values::Extreme | Values::Overflow);
+        let (low, high) = match values {
+            Values::Overflow => (-128, -128),
+            _ => (r.pick(&[-128i8, 127]), r.pick(&[-128i8, 127])),
+        };
         let input: Vec<i8> =
             (0..shape.input_len()).map(|_| if extreme { r.pick(&[low, high]) } else { r.next() as i8 }).collect();
-        let (low, high) = (r.pick(&[-128i8, -127, 127]), r.pick(&[-127i8, 127]));
+        let (low, high) = match values {
+            Values::Overflow => [(-127, -127), (127, 127)][r.below(2)],
+            _ => (r.pick(&[-128i8, -127, 127]), r.pick(&[-127i8, 127])),
+        };
         let weights: Vec<i8> = (0..out_c * shape.taps())
             .map(|_| if extreme { r.pick(&[low, high]) } else { (r.next() as i8).max(-127) })
             .collect();
@@ -93,6 +101,7 @@ impl Case {
         let right_shift = (0..out_c)
             .map(|_| match values {
                 Values::Shifts => 24 + r.below(39) as u8,
+                Values::Overflow => 24 + r.below(4) as u8,
                 _ => (typical + r.below(4) as u8).clamp(24, 62),
             })
             .collect();
@@ -281,10 +290,10 @@ fn check_shape(shape: ConvShape, backends: &[Backend], r: &mut Random) {
     if shape.output_len() == 0 {
         return;
     }
-    let turn = r.below(4);
+    let turn = r.below(5);
     for form in 0..8 {
         let flags = (form & 1 != 0, form & 2 != 0, form & 4 != 0);
-        Case::new(shape, VALUES[(form + turn + form / 4) % 4], flags, r).check(backends, r);
+        Case::new(shape, VALUES[(form + turn) % 5], flags, r).check(backends, r);
     }
 }
 

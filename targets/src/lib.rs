@@ -5,10 +5,8 @@ use ride_runtime::op::Layout;
 use serde::Deserialize;
 
 /// The data files that are built in.
-const FILES: &[(&str, &str)] = &[
-    ("portable.toml", include_str!("../data/portable.toml")),
-    ("x86-64.toml", include_str!("../data/x86-64.toml")),
-];
+const FILES: &[(&str, &str)] =
+    &[("portable.toml", include_str!("../data/portable.toml")), ("x86-64.toml", include_str!("../data/x86-64.toml"))];
 
 /// A machine that artifacts can be built for.
 #[derive(Clone, Debug, PartialEq, Deserialize)]

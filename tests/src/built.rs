@@ -76,6 +76,14 @@ pub fn synthetic(recipe: &Recipe, target: &str, residual_bits: u8) -> AlignedByt
         .unwrap_or_else(|e| panic!("{recipe:?} cannot be compiled for {target}, {residual_bits} bits: {e:#}"))
 }
 
+/// One target for each weight layout.
+pub const TARGETS: [&str; 2] = ["portable", "x86-64"];
+
+/// The smallest artifact that has everything.
+pub fn tiny(target: &str) -> AlignedBytes {
+    synthetic(&Recipe::tiny(), target, 16)
+}
+
 /// The real model of `examples/models`, imported once.
 ///
 /// # Panics

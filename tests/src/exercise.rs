@@ -30,7 +30,7 @@ impl Arena {
 
     /// The arena itself, at a multiple of [`ARENA_ALIGN`].
     pub fn lend(&mut self) -> &mut [u8] {
-        const { assert!(GUARD % ARENA_ALIGN == 0) };
+        const { assert!(GUARD.is_multiple_of(ARENA_ALIGN)) };
         &mut self.bytes[GUARD..GUARD + self.len]
     }
 

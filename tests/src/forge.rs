@@ -1,13 +1,24 @@
 //! Takes artifacts apart, changes them and gives them valid checksums again.
 
-use ride_runtime::Model;
 use ride_runtime::format::crc::{crc32, crc32_of};
 use ride_runtime::format::header::{ENTRY_LEN, HEADER_LEN, Kind, field};
 use ride_runtime::format::record::{PART_HEAD, RECORD_LEN, decode, encode};
 use ride_runtime::format::writer::{Section, write};
 use ride_runtime::op::Step;
+use ride_runtime::{Error, Model};
 
 use crate::synthetic::Random;
+
+/// The global facts, as kind and index of a section.
+pub const MODEL: (Kind, u16) = (Kind::Model, 0);
+/// The stem, as kind and index of a section.
+pub const STEM: (Kind, u16) = (Kind::Stem, 0);
+/// The first expert, as kind and index of a section.
+pub const EXPERT0: (Kind, u16) = (Kind::Expert, 0);
+/// The second expert, as kind and index of a section.
+pub const EXPERT1: (Kind, u16) = (Kind::Expert, 1);
+/// The first router, as kind and index of a section.
+pub const ROUTER0: (Kind, u16) = (Kind::Router, 0);
 
 /// An artifact in pieces.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -206,4 +217,17 @@ fn change(bytes: &mut [u8], at: usize, random: &mut Random) {
         _ => random.bits(),
     };
     place.copy_from_slice(&new.to_le_bytes()[..width]);
+}
+
+/// Asserts that `bytes` are refused as [`Error::Invalid`] in this section, with a reason that contains `reason`.
+///
+/// # Panics
+/// If they are accepted or refused for another reason.
+pub fn assert_invalid(what: &str, bytes: &[u8], section: &str, reason: &str) {
+    match Model::parse(bytes) {
+        Err(Error::Invalid { section: s, reason: r, .. }) => {
+            assert!(s == section && r.contains(reason), "{what}: {s}: {r}, expected {section}: {reason}");
+        }
+        other => panic!("{what}: {:?}, expected {section}: {reason}", other.map(|_| "accepted")),
+    }
 }

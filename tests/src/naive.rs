@@ -72,12 +72,10 @@ pub fn evaluate(model: Model<'_>, image: &[u8]) -> Result<Evaluation> {
         }
         means.push(mean);
     }
-    let stop = |i: usize| {
-        let threshold = model.router(i).map_or(0.0, |r| r.threshold);
-        // A score that is not a number stops.
-        !(scores[i] > threshold)
-    };
-    let routed = (0..scores.len()).find(|&i| stop(i)).map_or(model.experts(), |i| i + 1);
+    // A score that is not a number does not proceed.
+    let proceeds = |i: &usize| scores[*i] > model.router(*i).map_or(0.0, |r| r.threshold);
+    let decisions = (0..scores.len()).take_while(proceeds).count();
+    let routed = if decisions == scores.len() { model.experts() } else { decisions + 1 };
     Ok(Evaluation { written, means, scores, routed })
 }
 

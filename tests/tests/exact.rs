@@ -136,7 +136,7 @@ fn vector_backends_agree_with_each_other_on_many_pictures() {
 /// A picture with contrast up to black and white, which reaches the limits of activations.
 fn noisy(model: Model<'_>, seed: u32) -> Vec<u8> {
     let mut pixels = picture(model, seed);
-    if seed % 2 == 0 {
+    if seed.is_multiple_of(2) {
         pixels.iter_mut().for_each(|p| *p = if *p > 127 { 255 - *p / 64 } else { *p / 64 });
     }
     pixels
@@ -340,4 +340,23 @@ fn every_part_has_a_section_of_its_own() {
     }
     assert!((0..model.experts() - 1).all(|i| model.router(i).is_some()));
     assert!(model.router(model.experts() - 1).is_none());
+}
+
+/// Experts do not see the image on a device: without a stem there would be nothing for them to read.
+#[test]
+fn a_network_without_a_stem_is_refused() {
+    let mut network = Recipe::bottleneck().network();
+    network.stem.nodes.clear();
+    for expert in &mut network.experts {
+        for node in expert.trunk.nodes.iter_mut().filter(|n| n.inputs == [0]) {
+            if let ride_compiler::network::Op::Conv(c) = &mut node.op {
+                c.in_channels = network.input.shape.channels;
+                c.weight.truncate(c.out_channels * c.kernel * c.kernel * c.in_channels);
+            }
+        }
+    }
+    let table = built::table(&network).expect("a float network without a stem runs");
+    for (target, bits) in BUILDS {
+        assert!(built::compile(&network, &table, target, bits).is_err(), "{target}, {bits} bits");
+    }
 }

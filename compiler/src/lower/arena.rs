@@ -33,9 +33,11 @@ pub(crate) fn lower_bound(buffers: &[Buffer]) -> usize {
 pub(crate) fn plan(buffers: &[Buffer]) -> Plan {
     let lifetime = |b: &Buffer| b.to - b.from;
     let mut best: Option<Plan> = None;
-    let keys: [&dyn Fn(&Buffer) -> (usize, usize); 3] =
-        [&|b| (b.len, lifetime(b)), &|b| (lifetime(b), b.len), &|b| (b.len * (lifetime(b) + 1), b.len)];
-    for key in keys {
+    type Key<'k> = &'k dyn Fn(&Buffer) -> (usize, usize);
+    let by_size: Key<'_> = &|b| (b.len, lifetime(b));
+    let by_lifetime: Key<'_> = &|b| (lifetime(b), b.len);
+    let by_both: Key<'_> = &|b| (b.len * (lifetime(b) + 1), b.len);
+    for key in [by_size, by_lifetime, by_both] {
         let mut order: Vec<usize> = (0..buffers.len()).collect();
         order.sort_by_key(|&i| (std::cmp::Reverse(key(&buffers[i])), i));
         let plan = place(buffers, &order);
@@ -79,7 +81,7 @@ mod tests {
     fn check(buffers: &[Buffer]) -> Plan {
         let plan = plan(buffers);
         for (i, a) in buffers.iter().enumerate() {
-            assert!(plan.offsets[i] + a.len <= plan.len && plan.offsets[i] % ALIGN == 0);
+            assert!(plan.offsets[i] + a.len <= plan.len && plan.offsets[i].is_multiple_of(ALIGN));
             for (j, b) in buffers.iter().enumerate().skip(i + 1) {
                 let together = a.from <= b.to && b.from <= a.to;
                 let apart = plan.offsets[i] + a.len <= plan.offsets[j] || plan.offsets[j] + b.len <= plan.offsets[i];

@@ -59,7 +59,8 @@ pub(super) fn artifact(request: &Request<'_>, program: &Program<'_>, quants: &[Q
 /// Runs synthetic images on the finished program and keeps a few for each number of experts.
 fn golden_section(draft: &[u8]) -> Result<Vec<u8>> {
     let draft = AlignedBytes::copy_of(draft);
-    let model = Model::parse(&draft).map_err(|e| anyhow!("the compiler wrote an artifact that the runtime refuses: {e}"))?;
+    let model =
+        Model::parse(&draft).map_err(|e| anyhow!("the compiler wrote an artifact that the runtime refuses: {e}"))?;
     let mut arena = AlignedBytes::zeroed(model.arena_len());
     let mut session = Session::new(model, &mut arena)?;
     let mut pixels = vec![0; model.input_len()];
@@ -246,7 +247,11 @@ impl<'r, 'n> Emitter<'r, 'n> {
     /// The pooling of value `v`, and the real value of one integer step of its feature.
     fn pool(&self, v: ValueIx, features: usize) -> Result<(op::Pool, f64)> {
         let (shape, quant) = (self.program.values[v].shape, &self.quants[v]);
-        ensure!(shape.channels == features, "the classifier takes {features} features, the trunk has {}", shape.channels);
+        ensure!(
+            shape.channels == features,
+            "the classifier takes {features} features, the trunk has {}",
+            shape.channels
+        );
         let pixels = shape.height * shape.width;
         let mut pool = op::Pool {
             pixels: small("pooled area", pixels)?,
@@ -368,7 +373,8 @@ fn conv_shape(request: &Request<'_>, program: &Program<'_>, step: &Step<'_>) -> 
 
 /// Lifetimes of all buffers over the worst schedule (every expert runs), and their places.
 fn place(request: &Request<'_>, program: &Program<'_>, quants: &[Quant], layout: Layout) -> Result<Places> {
-    let mut lives = Lives { first: vec![usize::MAX; program.values.len()], last: vec![0; program.values.len()], now: 0 };
+    let mut lives =
+        Lives { first: vec![usize::MAX; program.values.len()], last: vec![0; program.values.len()], now: 0 };
     let mut root: Vec<ValueIx> = (0..program.values.len()).collect();
     let mut shapes = Vec::new();
     let mut first_head = usize::MAX;

@@ -81,9 +81,14 @@ pub(crate) fn conv(
         let c = quantize_channel(&in_steps, real_bias.abs() / f64::from(1 << 28));
         // Rounding moves the mean of the output by what it takes from the weights times the mean input (Nagel et al.,
         // "Data-Free Quantization through Weight Equalization and Bias Correction", ICCV 2019): give it back.
-        let lost: f64 = row.iter().zip(&c.q).enumerate().map(|(k, (&w, &q))| {
-            (f64::from(w) - c.scale * f64::from(q) / input.scale(channel(k))) * input.mean(channel(k))
-        }).sum();
+        let lost: f64 = row
+            .iter()
+            .zip(&c.q)
+            .enumerate()
+            .map(|(k, (&w, &q))| {
+                (f64::from(w) - c.scale * f64::from(q) / input.scale(channel(k))) * input.mean(channel(k))
+            })
+            .sum();
         let zero_part: f64 = c.q.iter().enumerate().map(|(k, &q)| f64::from(q) * input.zero(channel(k))).sum();
         let bias = ((real_bias + lost) / c.scale - zero_part).round();
         ensure!(bias.abs() < f64::from(1 << 30), "the bias of output channel {o} does not fit in 31 bits");
@@ -95,7 +100,8 @@ pub(crate) fn conv(
             Layout::Ohwi => 0,
             Layout::K8N16 => 128 * c.q.iter().map(|&q| i64::from(q)).sum::<i64>(),
         };
-        biases[o] = i32::try_from(bias - fold).with_context(|| format!("the bias of output channel {o} does not fit"))?;
+        biases[o] =
+            i32::try_from(bias - fold).with_context(|| format!("the bias of output channel {o} does not fit"))?;
         (multipliers[o], shifts[o]) =
             multiplier(c.scale / output.requantized_scale()).with_context(|| format!("output channel {o}"))?;
         ohwi.extend_from_slice(&c.q);

@@ -56,7 +56,10 @@ pub(crate) fn choose(program: &Program<'_>, table: &CalibrationTable, residual_b
     let mut ranges = Vec::with_capacity(program.values.len());
     for value in &program.values {
         let entry = table.values.get(&value.name).with_context(|| {
-            format!("the calibration table has no range for {}: it belongs to another model; calibrate again", value.name)
+            format!(
+                "the calibration table has no range for {}: it belongs to another model; calibrate again",
+                value.name
+            )
         })?;
         ensure!(
             entry.min.is_finite() && entry.max.is_finite() && entry.min <= entry.max,

@@ -69,9 +69,8 @@ pub(crate) fn multiplier(scale: f64) -> Result<(i32, u8)> {
 
 /// Bits of the largest magnitude that `bias + Σ q (x + offset)` can take for activations `x` in -128..=127.
 pub(crate) fn acc_bits(q: &[i8], bias: i64) -> u8 {
-    let (positive, negative) = q.iter().fold((0i64, 0i64), |(p, n), &w| {
-        if w > 0 { (p + i64::from(w), n) } else { (p, n - i64::from(w)) }
-    });
+    let (positive, negative) =
+        q.iter().fold((0i64, 0i64), |(p, n), &w| if w > 0 { (p + i64::from(w), n) } else { (p, n - i64::from(w)) });
     let high = bias + 127 * positive + 128 * negative;
     let low = bias - 128 * positive - 127 * negative;
     let magnitude = high.unsigned_abs().max(low.unsigned_abs());
@@ -97,7 +96,8 @@ mod tests {
 
     #[test]
     fn channel_scale_beats_plain_maximum() {
-        let w: Vec<f64> = (0..144).map(|i| ((i * 37 % 101) as f64 - 50.0) / 50.0 * (1.0 - (i % 7) as f64 / 9.0)).collect();
+        let w: Vec<f64> =
+            (0..144).map(|i| ((i * 37 % 101) as f64 - 50.0) / 50.0 * (1.0 - (i % 7) as f64 / 9.0)).collect();
         let plain = round_all(&w, w.iter().fold(0.0f64, |m, v| m.max(v.abs())) / 127.0);
         let step = w.iter().fold(0.0f64, |m, v| m.max(v.abs())) / 127.0;
         let error = |q: &[i8], s: f64| -> f64 { w.iter().zip(q).map(|(w, &q)| (w - s * f64::from(q)).powi(2)).sum() };

@@ -2,9 +2,10 @@
 //! are stored together; only the dot product differs.
 
 use super::simd::Simd;
-use super::tile::{self, Channels, Kind, Tile, Width};
-use super::{conv, dense};
-use crate::kernels::{Backend, ConvCall, ConvKernel, DenseCall, Isa, PoolCall, ShortcutCall, scalar};
+use super::store::Channels;
+use super::tile::{self, Kind, Tile, Width};
+use super::{conv, dense, shortcut};
+use crate::kernels::{Backend, ConvCall, ConvKernel, Isa, PoolCall, ShortcutCall, scalar};
 use crate::op::Layout;
 use core::arch::x86_64::*;
 use core::marker::PhantomData;
@@ -53,27 +54,27 @@ pub(in crate::kernels) const AVX2: Backend = Backend {
     isa: Isa::Avx2,
     layout: Layout::K8N16,
     conv: kernel::<Avx2>("qs8_conv_4x16_k8n16_avx2", 4, run_avx2),
-    shortcut,
-    pool,
-    dense,
+    shortcut: run_shortcut,
+    pool: run_pool,
+    dense: dense::run,
 };
 
 pub(in crate::kernels) const AVXVNNI: Backend = Backend {
     isa: Isa::AvxVnni,
     layout: Layout::K8N16,
     conv: kernel::<Vnni<Vex>>("qs8_conv_6x16_k8n16_avxvnni", 6, run_avxvnni),
-    shortcut,
-    pool,
-    dense,
+    shortcut: run_shortcut,
+    pool: run_pool,
+    dense: dense::run,
 };
 
 pub(in crate::kernels) const AVX512VL: Backend = Backend {
     isa: Isa::Avx512Vnni,
     layout: Layout::K8N16,
     conv: kernel::<Vnni<Evex>>("qs8_conv_6x16_k8n16_avx512vl", 6, run_avx512vl),
-    shortcut,
-    pool,
-    dense,
+    shortcut: run_shortcut,
+    pool: run_pool,
+    dense: dense::run,
 };
 
 #[target_feature(enable = "avx2")]
@@ -95,18 +96,14 @@ unsafe fn run_avx512vl(call: &mut ConvCall<'_>) {
 }
 
 #[target_feature(enable = "avx2")]
-unsafe fn shortcut(call: &mut ShortcutCall<'_>) {
-    scalar::shortcut::body(call);
+unsafe fn run_shortcut(call: &mut ShortcutCall<'_>) {
+    // SAFETY: this function has AVX2; shortcuts need no dot product.
+    unsafe { shortcut::run::<Wide256<Avx2>>(call) }
 }
 
 #[target_feature(enable = "avx2")]
-unsafe fn pool(call: &mut PoolCall<'_>) {
+unsafe fn run_pool(call: &mut PoolCall<'_>) {
     scalar::pool::body(call);
-}
-
-#[target_feature(enable = "avx2")]
-unsafe fn dense(call: &mut DenseCall<'_>) {
-    dense::body(call);
 }
 
 /// # Safety
@@ -372,6 +369,24 @@ impl<D: Dot> Simd for Wide256<D> {
     #[inline(always)]
     unsafe fn dot(acc: [__m256i; 2], inputs: D::Inputs, weights: D::Weights) -> [__m256i; 2] {
         unsafe { D::dot(acc, inputs, weights) }
+    }
+
+    #[inline(always)]
+    unsafe fn offset([a, b]: [__m256i; 2], ch: &Channels) -> [__m256i; 2] {
+        unsafe { [_mm256_add_epi32(a, eight(&ch.bias, 0)), _mm256_add_epi32(b, eight(&ch.bias, 1))] }
+    }
+
+    #[inline(always)]
+    unsafe fn widen([a, b]: [__m256i; 2]) -> [[__m256i; 2]; 4] {
+        unsafe {
+            let first =
+                [_mm256_cvtepi16_epi32(_mm256_castsi256_si128(a)), _mm256_cvtepi16_epi32(_mm256_castsi256_si128(b))];
+            let second = [
+                _mm256_cvtepi16_epi32(_mm256_extracti128_si256::<1>(a)),
+                _mm256_cvtepi16_epi32(_mm256_extracti128_si256::<1>(b)),
+            ];
+            [first, second, first, second]
+        }
     }
 
     #[inline(always)]

@@ -1,9 +1,10 @@
 //! AVX-512 with VNNI: 64 multiply-accumulates an instruction, four pixels to a 64-byte store.
 
 use super::simd::Simd;
-use super::tile::{self, Channels, Kind, Tile, Width};
-use super::{conv, dense};
-use crate::kernels::{Backend, ConvCall, ConvKernel, DenseCall, Isa, PoolCall, ShortcutCall, scalar};
+use super::store::Channels;
+use super::tile::{self, Kind, Tile, Width};
+use super::{conv, dense, shortcut};
+use crate::kernels::{Backend, ConvCall, ConvKernel, Isa, PoolCall, ShortcutCall, scalar};
 use crate::op::Layout;
 use core::arch::x86_64::*;
 
@@ -19,9 +20,9 @@ pub(in crate::kernels) const BACKEND: Backend = Backend {
         scratch_len: conv::scratch_len::<Avx512>,
         run,
     },
-    shortcut,
-    pool,
-    dense,
+    shortcut: run_shortcut,
+    pool: run_pool,
+    dense: dense::run,
 };
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
@@ -31,18 +32,14 @@ unsafe fn run(call: &mut ConvCall<'_>) {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-unsafe fn shortcut(call: &mut ShortcutCall<'_>) {
-    scalar::shortcut::body(call);
+unsafe fn run_shortcut(call: &mut ShortcutCall<'_>) {
+    // SAFETY: this function has the instruction set that `Avx512` asks for.
+    unsafe { shortcut::run::<Avx512>(call) }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-unsafe fn pool(call: &mut PoolCall<'_>) {
+unsafe fn run_pool(call: &mut PoolCall<'_>) {
     scalar::pool::body(call);
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-unsafe fn dense(call: &mut DenseCall<'_>) {
-    dense::body(call);
 }
 
 /// # Safety
@@ -64,6 +61,12 @@ const ODD: i32 = 0b11_11_01_01;
 unsafe fn lanes(v: &[i32; 16]) -> __m512i {
     // SAFETY: the caller has AVX-512 F; the array has 64 bytes.
     unsafe { _mm512_loadu_si512(v.as_ptr().cast()) }
+}
+
+#[inline(always)]
+unsafe fn pixel(a: __m128i, b: __m128i) -> __m512i {
+    // SAFETY: the caller has AVX-512 F.
+    unsafe { _mm512_cvtepi16_epi32(_mm256_inserti128_si256::<1>(_mm256_castsi128_si256(a), b)) }
 }
 
 #[inline(always)]
@@ -126,6 +129,23 @@ impl Simd for Avx512 {
     #[inline(always)]
     unsafe fn dot(acc: __m512i, inputs: __m512i, weights: __m512i) -> __m512i {
         unsafe { _mm512_dpbusd_epi32(acc, inputs, weights) }
+    }
+
+    #[inline(always)]
+    unsafe fn offset(acc: __m512i, ch: &Channels) -> __m512i {
+        unsafe { _mm512_add_epi32(acc, lanes(&ch.bias)) }
+    }
+
+    #[inline(always)]
+    unsafe fn widen([a, b]: [__m512i; 2]) -> [__m512i; 4] {
+        unsafe {
+            [
+                pixel(_mm512_castsi512_si128(a), _mm512_castsi512_si128(b)),
+                pixel(_mm512_extracti32x4_epi32::<1>(a), _mm512_extracti32x4_epi32::<1>(b)),
+                pixel(_mm512_extracti32x4_epi32::<2>(a), _mm512_extracti32x4_epi32::<2>(b)),
+                pixel(_mm512_extracti32x4_epi32::<3>(a), _mm512_extracti32x4_epi32::<3>(b)),
+            ]
+        }
     }
 
     #[inline(always)]

@@ -2,7 +2,8 @@
 
 use super::ring::{Ring, Rows, border_steps};
 use super::simd::Simd;
-use super::tile::{Channels, Kind, MAX_KERNEL, Place, Row, Tile, Width};
+use super::store::Channels;
+use super::tile::{Kind, MAX_KERNEL, Place, Row, Tile, Width};
 use crate::kernels::{ConvCall, Params, k8n16, params_len, scalar};
 use crate::op::{ConvShape, Layout};
 use core::ptr;

@@ -75,7 +75,7 @@ impl Ring {
     #[inline(always)]
     pub(super) fn len(&self, pixels: usize) -> usize {
         let beyond = (pixels - 1) * self.distance + k8n16::row_steps(&self.shape) * self.unit;
-        self.staging + usize::from(self.shape.kernel) * self.pitch + beyond + self.lead
+        self.staging + usize::from(self.shape.kernel) * self.pitch + beyond
     }
 
     /// Number of the slot of input row `y` (from `-padding` on).

@@ -1,6 +1,7 @@
 //! What the generic convolution asks of a vector unit.
 
-use super::tile::{Channels, Kind};
+use super::store::Channels;
+use super::tile::Kind;
 
 /// A vector unit. One value of [`Simd::Lanes`] has one 128-bit lane for each of [`Simd::PIXELS`] pixels; accumulators
 /// always come in sixteens.
@@ -37,6 +38,10 @@ pub(super) trait Simd: 'static {
     /// Adds four products to each accumulator, exactly.
     unsafe fn dot(acc: Self::Acc, inputs: Self::Inputs, weights: Self::Weights) -> Self::Acc;
 
+    /// Adds `bias`.
+    unsafe fn offset(acc: Self::Acc, channels: &Channels) -> Self::Acc;
+    /// What [`Simd::block_words`] undoes.
+    unsafe fn widen(words: [Self::Lanes; 2]) -> [Self::Acc; 4];
     /// Moves accumulators left by `pre_shift`.
     unsafe fn pre_shift(acc: Self::Acc, channels: &Channels) -> Self::Acc;
     /// `floor(acc * multiplier / 2^32)`.

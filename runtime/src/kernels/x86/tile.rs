@@ -3,12 +3,14 @@
 //! Accumulators start from the bias, stay in registers over all steps of the window and leave them as finished int8
 //! or 16-bit outputs. Nothing else of an output pixel ever touches memory.
 
+// Loops over `0..N` with an index are what unrolls completely, so that all arrays become registers.
+#![allow(clippy::needless_range_loop)]
+
 use super::simd::Simd;
-use crate::arith::{add_narrow, add_wide, join, split};
+use super::store::{Channels, finish};
 use crate::kernels::k8n16::{BLOCK_STEP, TAIL_STEP};
 use crate::op::Limits;
 use core::arch::asm;
-use core::hint::black_box;
 
 /// Largest window height and width ([`crate::model`] refuses larger ones).
 pub(super) const MAX_KERNEL: usize = 15;
@@ -28,54 +30,6 @@ pub(super) struct Width {
     pub(super) pixels: usize,
     /// Runs it; needs the instruction set and a valid [`Tile`].
     pub(super) run: unsafe fn(Tile<'_>),
-}
-
-/// Parameters of a block, spread over 16 lanes so that tiles only load them.
-///
-/// With `acc` moved left by the layer's `pre_shift` and `scaled = floor(acc * multiplier / 2^32)`, the requantized value
-/// is `(scaled + rounding) >> shift`, which is the law's single rounding ([`crate::arith::requantize`]) as long as the
-/// total right shift is at least 33. A narrow output is not rounded before `t = scaled >> (shift - 1)` has been packed to
-/// words: `(t + 2 * base + 1) >> 1` is the law's `base + value`, and where `t` saturates, so do the narrow limits. In a block of 8 channels each bias is followed by a zero (even and odd lanes are added
-/// at the end) and the other arrays hold the eight channels twice.
-#[repr(C, align(64))]
-#[derive(Clone, Copy)]
-pub(super) struct Channels {
-    pub(super) bias: [i32; 16],
-    pub(super) multiplier: [i32; 16],
-    /// `multiplier` with odd lanes moved to even ones.
-    pub(super) multiplier_odd: [i32; 16],
-    pub(super) pre_shift: [i32; 16],
-    pub(super) rounding: [i32; 16],
-    pub(super) shift: [i32; 16],
-    /// `shift - 1`.
-    pub(super) shift_less: [i32; 16],
-    /// A bit for each even lane.
-    pub(super) even: u16,
-}
-
-impl Channels {
-    #[inline(always)]
-    pub(super) fn new(bias: [i32; 16], multiplier: [i32; 16], right_shift: [u8; 16], pre_shift: u8) -> Self {
-        // Beyond 31 the result is 0 for every `hi`, as it is for 31.
-        let mut all = Channels {
-            bias,
-            multiplier,
-            multiplier_odd: [0; 16],
-            pre_shift: [i32::from(pre_shift); 16],
-            rounding: [0; 16],
-            shift: [0; 16],
-            shift_less: [0; 16],
-            even: 0x5555,
-        };
-        for i in 0..16 {
-            let shift = (i32::from(right_shift[i]) + i32::from(pre_shift) - 32).clamp(1, 31);
-            all.multiplier_odd[i] = multiplier[i | 1];
-            all.rounding[i] = 1 << (shift - 1);
-            all.shift[i] = shift;
-            all.shift_less[i] = shift - 1;
-        }
-        all
-    }
 }
 
 /// What to compute: pixels of an output row, all from the same window rows and for the same blocks of channels.
@@ -136,14 +90,14 @@ pub(super) struct Tile<'a> {
     pub(super) place: &'a Place,
 }
 
-struct Accumulators<S: Simd, const MR: usize, const NB: usize> {
-    blocks: [[S::Acc; NB]; MR],
-    tail: [S::Acc; MR],
+pub(super) struct Accumulators<S: Simd, const MR: usize, const NB: usize> {
+    pub(super) blocks: [[S::Acc; NB]; MR],
+    pub(super) tail: [S::Acc; MR],
 }
 
 impl<S: Simd, const MR: usize, const NB: usize> Accumulators<S, MR, NB> {
     #[inline(always)]
-    fn copy(&self) -> Self {
+    pub(super) fn copy(&self) -> Self {
         Accumulators { blocks: self.blocks, tail: self.tail }
     }
 }
@@ -199,8 +153,11 @@ unsafe fn start<S: Simd, const MR: usize, const NB: usize, const TAIL: bool>(t: 
 /// there are registers, instead of adding the pixel's distance in the address.
 #[inline(always)]
 fn opaque(mut p: *const u8) -> *const u8 {
-    // SAFETY: no instruction at all.
-    unsafe { asm!("/* {0} */", inout(reg) p, options(pure, nomem, nostack, preserves_flags)) };
+    // SAFETY: no instruction at all, so no memory is touched either.
+    #[allow(clippy::pointers_in_nomem_asm_block)]
+    unsafe {
+        asm!("/* {0} */", inout(reg) p, options(pure, nomem, nostack, preserves_flags))
+    };
     p
 }
 
@@ -247,278 +204,6 @@ unsafe fn steps<S: Simd, const MR: usize, const NB: usize, const TAIL: bool, con
             for inputs in at.inputs.iter_mut().take(MR.div_ceil(4)) {
                 *inputs = opaque(inputs.add(S::UNIT));
             }
-        }
-    }
-}
-
-/// How outputs are stored: whether they are added to the residual, and whether they are wide.
-trait Form {
-    const ACCUMULATE: bool;
-    const WIDE: bool;
-}
-
-struct To<const ACCUMULATE: bool, const WIDE: bool>;
-
-impl<const ACCUMULATE: bool, const WIDE: bool> Form for To<ACCUMULATE, WIDE> {
-    const ACCUMULATE: bool = ACCUMULATE;
-    const WIDE: bool = WIDE;
-}
-
-/// Requantizes and stores all accumulators.
-#[inline(always)]
-unsafe fn finish<S: Simd, const MR: usize, const NB: usize, const TAIL: bool>(
-    t: Tile<'_>,
-    acc: &Accumulators<S, MR, NB>,
-) {
-    // SAFETY: the tile is valid; vectors are only stored where all pixels and channels exist.
-    unsafe {
-        if t.place.pixels < MR || t.row.left < 16 * NB + if TAIL { 8 } else { 0 } {
-            // In memory, where loops can get at it: the original stays in registers.
-            return store_some::<S, MR, NB, TAIL>(t, black_box(&acc.copy()));
-        }
-        match (t.row.accumulate, t.row.lo.is_null()) {
-            (false, true) => store_all::<S, To<false, false>, MR, NB, TAIL>(t, acc),
-            (false, false) => store_all::<S, To<false, true>, MR, NB, TAIL>(t, acc),
-            (true, true) => store_all::<S, To<true, false>, MR, NB, TAIL>(t, acc),
-            (true, false) => store_all::<S, To<true, true>, MR, NB, TAIL>(t, acc),
-        }
-    }
-}
-
-/// Stores a tile of which all pixels and channels exist. What could be loops is written out, because compilers leave
-/// loops this large alone, and then the accumulators would not stay in registers.
-#[inline(always)]
-unsafe fn store_all<S: Simd, F: Form, const MR: usize, const NB: usize, const TAIL: bool>(
-    t: Tile<'_>,
-    acc: &Accumulators<S, MR, NB>,
-) {
-    const { assert!(NB <= 3 && MR <= 4 * S::PIXELS && MR % S::PIXELS == 0) };
-    // SAFETY: promised by the caller.
-    unsafe {
-        store_block::<S, F, MR, NB, 0>(t, acc);
-        store_block::<S, F, MR, NB, 1>(t, acc);
-        store_block::<S, F, MR, NB, 2>(t, acc);
-        if TAIL {
-            store_tail::<S, F, MR, NB, 0>(t, acc);
-            store_tail::<S, F, MR, NB, 1>(t, acc);
-            store_tail::<S, F, MR, NB, 2>(t, acc);
-            store_tail::<S, F, MR, NB, 3>(t, acc);
-        }
-    }
-}
-
-#[inline(always)]
-unsafe fn store_block<S: Simd, F: Form, const MR: usize, const NB: usize, const B: usize>(
-    t: Tile<'_>,
-    acc: &Accumulators<S, MR, NB>,
-) {
-    // SAFETY: promised by the caller.
-    unsafe {
-        store_pixels::<S, F, MR, NB, B, 0>(t, acc);
-        store_pixels::<S, F, MR, NB, B, 1>(t, acc);
-        store_pixels::<S, F, MR, NB, B, 2>(t, acc);
-        store_pixels::<S, F, MR, NB, B, 3>(t, acc);
-    }
-}
-
-/// Words of sixteens of one kind: rounded results of the law's requantization, or twice them, not rounded yet, for
-/// narrow outputs.
-#[inline(always)]
-unsafe fn requantize<S: Simd, const N: usize>(
-    t: Tile<'_>,
-    mut acc: [S::Acc; N],
-    channels: &Channels,
-    used: usize,
-    rounded: bool,
-) -> [S::Acc; N] {
-    // SAFETY: only the instruction set is asked for.
-    unsafe {
-        if t.row.pre_shift {
-            for i in 0..used {
-                acc[i] = S::pre_shift(acc[i], channels);
-            }
-        }
-        for i in 0..used {
-            let scaled = S::scale(acc[i], channels);
-            acc[i] = if rounded { S::round(scaled, channels) } else { S::twice(scaled, channels) };
-        }
-        acc
-    }
-}
-
-/// Words of block `b` for `PIXELS` pixels from `first` on: channels 0..8 and 8..16.
-#[inline(always)]
-unsafe fn block_words<S: Simd, const MR: usize, const NB: usize>(
-    t: Tile<'_>,
-    acc: &Accumulators<S, MR, NB>,
-    (first, b): (usize, usize),
-    rounded: bool,
-) -> [S::Lanes; 2] {
-    // SAFETY: the tile has more than `b` entries of channels.
-    unsafe {
-        let mut sums = [acc.blocks[first][b]; 4];
-        for i in 1..S::PIXELS {
-            sums[i] = acc.blocks[first + i][b];
-        }
-        S::block_words(requantize::<S, 4>(t, sums, &*t.row.channels.add(b), S::PIXELS, rounded))
-    }
-}
-
-/// Words of the block of 8 channels for `PIXELS` pixels from `first` on.
-#[inline(always)]
-unsafe fn tail_words<S: Simd, const MR: usize, const NB: usize>(
-    t: Tile<'_>,
-    acc: &Accumulators<S, MR, NB>,
-    first: usize,
-    rounded: bool,
-) -> S::Lanes {
-    // SAFETY: the tile has an entry of channels behind those of its blocks.
-    unsafe {
-        let mut pairs = [acc.tail[first]; 2];
-        for i in 0..S::PIXELS / 2 {
-            pairs[i] = S::fold(acc.tail[first + 2 * i], acc.tail[first + 2 * i + 1]);
-        }
-        S::tail_words(requantize::<S, 2>(t, pairs, &*t.row.channels.add(NB), S::PIXELS / 2, rounded))
-    }
-}
-
-/// The law's last step for a wide output: the value is added twice to the zero point or the residual.
-#[inline(always)]
-unsafe fn add_wide_words<S: Simd>(t: Tile<'_>, base: S::Lanes, words: S::Lanes) -> S::Lanes {
-    // SAFETY: only the instruction set is asked for.
-    unsafe { S::clamp(S::add(S::add(base, words), words), S::splat(t.row.limits.min), S::splat(t.row.limits.max)) }
-}
-
-/// Stores block `B` of group `Q` of `PIXELS` pixels, if there are so many of either.
-#[inline(always)]
-unsafe fn store_pixels<S: Simd, F: Form, const MR: usize, const NB: usize, const B: usize, const Q: usize>(
-    t: Tile<'_>,
-    acc: &Accumulators<S, MR, NB>,
-) {
-    let first = Q * S::PIXELS;
-    if B >= NB || first >= MR {
-        return;
-    }
-    let at = t.place.at + first * t.row.out_c + 16 * B;
-    // SAFETY: all of the tile's MR pixels and 16 * NB channels exist (`finish` has looked), so each of these PIXELS
-    // pixels has 16 bytes from `at` on in each plane.
-    unsafe {
-        let [a, b] = block_words::<S, MR, NB>(t, acc, (first, B), F::WIDE);
-        let (hi, lo) = (t.row.hi.add(at), t.row.lo.wrapping_add(at));
-        if F::WIDE {
-            let zero = S::splat(t.row.limits.zero);
-            let base =
-                if F::ACCUMULATE { S::join(S::load(hi, t.row.out_c), S::load(lo, t.row.out_c)) } else { [zero; 2] };
-            let (high, low) = S::split([add_wide_words::<S>(t, base[0], a), add_wide_words::<S>(t, base[1], b)]);
-            S::store(hi, t.row.out_c, high);
-            S::store(lo, t.row.out_c, low);
-        } else {
-            let zero = S::splat(2 * t.row.limits.zero);
-            let base = if F::ACCUMULATE { S::doubled(S::load(hi, t.row.out_c)) } else { [zero; 2] };
-            let sums = [S::halve(S::add(base[0], a)), S::halve(S::add(base[1], b))];
-            S::store(hi, t.row.out_c, S::narrow(sums, t.row.limits.min as i8, t.row.limits.max as i8));
-        }
-    }
-}
-
-/// Stores the block of 8 channels of group `Q` of `PIXELS` pixels, if there are so many.
-#[inline(always)]
-unsafe fn store_tail<S: Simd, F: Form, const MR: usize, const NB: usize, const Q: usize>(
-    t: Tile<'_>,
-    acc: &Accumulators<S, MR, NB>,
-) {
-    let first = Q * S::PIXELS;
-    if first >= MR {
-        return;
-    }
-    let at = t.place.at + first * t.row.out_c + 16 * NB;
-    // SAFETY: as in `store_pixels`, with 8 channels behind the blocks.
-    unsafe {
-        let words = tail_words::<S, MR, NB>(t, acc, first, F::WIDE);
-        let (hi, lo) = (t.row.hi.add(at), t.row.lo.wrapping_add(at));
-        if F::WIDE {
-            let zero = S::splat(t.row.limits.zero);
-            let base = if F::ACCUMULATE {
-                S::join(S::load_half(hi, t.row.out_c), S::load_half(lo, t.row.out_c))[0]
-            } else {
-                zero
-            };
-            let sum = add_wide_words::<S>(t, base, words);
-            let (high, low) = S::split([sum, sum]);
-            S::store_half(hi, t.row.out_c, high);
-            S::store_half(lo, t.row.out_c, low);
-        } else {
-            let zero = S::splat(2 * t.row.limits.zero);
-            let base = if F::ACCUMULATE { S::doubled(S::load_half(hi, t.row.out_c))[0] } else { zero };
-            let sum = S::halve(S::add(base, words));
-            S::store_half(hi, t.row.out_c, S::narrow([sum, sum], t.row.limits.min as i8, t.row.limits.max as i8));
-        }
-    }
-}
-
-/// Stores what exists of a tile at the end of a row, or of channels that do not fill their block.
-#[cold]
-#[inline(always)]
-unsafe fn store_some<S: Simd, const MR: usize, const NB: usize, const TAIL: bool>(
-    t: Tile<'_>,
-    acc: &Accumulators<S, MR, NB>,
-) {
-    let mut first = 0;
-    while first < MR {
-        let mut buffer = [0; 32];
-        // SAFETY: the tile is valid.
-        unsafe {
-            for b in 0..NB {
-                for (half, words) in block_words::<S, MR, NB>(t, acc, (first, b), true).into_iter().enumerate() {
-                    S::spill(&mut buffer, words);
-                    store_eight(t, first, S::PIXELS, 16 * b + 8 * half, &buffer);
-                }
-            }
-            if TAIL {
-                S::spill(&mut buffer, tail_words::<S, MR, NB>(t, acc, first, true));
-                store_eight(t, first, S::PIXELS, 16 * NB, &buffer);
-            }
-        }
-        first += S::PIXELS;
-    }
-}
-
-/// Stores those that exist of eight channels of `count` pixels, one output at a time.
-///
-/// # Safety
-/// The tile is valid.
-#[inline(never)]
-unsafe fn store_eight(t: Tile<'_>, first: usize, count: usize, channel: usize, words: &[i16; 32]) {
-    let pixels = count.min(t.place.pixels.saturating_sub(first));
-    let channels = 8.min(t.row.left.saturating_sub(channel));
-    for (p, values) in words.chunks_exact(8).enumerate().take(pixels) {
-        for (c, &value) in values.iter().enumerate().take(channels) {
-            let at = t.place.at + (first + p) * t.row.out_c + channel + c;
-            // SAFETY: pixel first + p < t.place.pixels and channel + c < t.row.left <= out_c.
-            unsafe { store_one(t, at, value) };
-        }
-    }
-}
-
-/// # Safety
-/// The tile's planes hold more than `at` bytes.
-unsafe fn store_one(t: Tile<'_>, at: usize, value: i16) {
-    let limits = t.row.limits;
-    let wide = !t.row.lo.is_null();
-    // SAFETY: promised by the caller; a wide output has both planes.
-    unsafe {
-        let hi = t.row.hi.add(at);
-        let base = match (t.row.accumulate, wide) {
-            (false, _) => limits.zero,
-            (true, true) => join(*hi, *t.row.lo.add(at)),
-            (true, false) => i16::from(*hi as i8),
-        };
-        let sum = if wide { add_wide(base, value) } else { add_narrow(base, value) };
-        let sum = sum.max(limits.min).min(limits.max);
-        if wide {
-            (*hi, *t.row.lo.add(at)) = split(sum);
-        } else {
-            *hi = sum as u8;
         }
     }
 }
