@@ -1,6 +1,7 @@
 //! Constants of convolutions, classifiers and routers.
 
 use anyhow::{Context, Result, ensure};
+use ride_runtime::arith::MAX_RIGHT_SHIFT;
 use ride_runtime::kernels::{self, dense, k8n16};
 use ride_runtime::op::{ConvShape, Dense, Layout, Span};
 
@@ -106,6 +107,13 @@ pub(crate) fn conv(
             multiplier(c.scale / output.requantized_scale()).with_context(|| format!("output channel {o}"))?;
         ohwi.extend_from_slice(&c.q);
     }
+    // Vector kernels requantize in 32-bit lanes: what is missing of a right shift of 33 must be free above the accumulator.
+    let smallest = shifts.iter().copied().min().unwrap_or(MAX_RIGHT_SHIFT);
+    ensure!(
+        33u8.saturating_sub(smallest) + bits <= 31,
+        "the factor from accumulator to output is too large for vector kernels: the calibrated range of this output is \
+         far too small for its weights; calibrate with more images or another observer"
+    );
     let mut weights = vec![0; kernels::weights_len(shape, layout)];
     match layout {
         Layout::Ohwi => weights.iter_mut().zip(&ohwi).for_each(|(to, &q)| *to = q as u8),
