@@ -17,7 +17,7 @@ use crate::memory::AlignedBytes;
 use crate::network::{Expert, Routing};
 
 /// Seeds that are searched for golden vectors.
-const GOLDEN_SEEDS: u32 = 256;
+const GOLDEN_SEEDS: u32 = 64;
 /// Golden vectors of each number of experts used.
 const GOLDEN_EACH: usize = 2;
 /// Constants of vector kernels start at multiples of this.

@@ -21,8 +21,8 @@ impl Quant {
     /// The quantization whose 256 values span `min..=max` (which contains zero).
     fn of_range(min: f64, max: f64, wide: bool) -> Self {
         let (min, max) = (min.min(0.0), max.max(0.0));
-        // A tensor that is always zero still needs a positive scale.
-        let scale = ((max - min) / 255.0).max(1e-12);
+        // A value that calibration has only seen at zero (a ReLU that never fires) has no scale of its own: any will do.
+        let scale = if max > min { (max - min) / 255.0 } else { 1.0 };
         let zero = (-128.0 - min / scale).round().clamp(-128.0, 127.0) as i8;
         Quant { scale, zero, wide }
     }
@@ -93,6 +93,12 @@ mod tests {
         let q = Quant::of_range(0.0, 5.1, false);
         assert_eq!((q.zero, q.limits(true).min), (-128, -128));
         assert!((q.scale - 0.02).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_value_that_is_always_zero_gets_some_scale() {
+        let q = Quant::of_range(0.0, 0.0, true);
+        assert_eq!((q.zero, q.scale), (-128, 1.0));
     }
 
     #[test]
