@@ -367,6 +367,8 @@ fn bad_builds_say_what_is_wrong_and_leave_nothing() {
     for file in ["checkpoint.pth", "config.json"] {
         fs::copy(model.join(file), at("bare").join(file)).unwrap();
     }
+    fs::create_dir(at("mute")).unwrap();
+    fs::copy(model.join("checkpoint.pth"), at("mute/checkpoint.pth")).unwrap();
     fs::write(at("counts.txt"), "1\n2\n").unwrap();
     fs::write(at("table.json"), "{\"version\": 1}").unwrap();
     let before = names(folder.path());
@@ -382,7 +384,8 @@ fn bad_builds_say_what_is_wrong_and_leave_nothing() {
     };
     let data = ["--data", text(npz)];
     let absent = at("absent/m.ride");
-    let cases: [(Vec<String>, &[&str]); 14] = [
+    let cases: [(Vec<String>, &[&str]); 15] = [
+        (with(&at("mute"), &data), &["mute/config.json", "--embedded-config"]),
         (with(&at("bare"), &[]), &["--data", "--calibration"]),
         (with(&at("empty"), &data), &["empty", ".pth"]),
         (with(&at("absent"), &data), &["absent"]),

@@ -75,14 +75,36 @@ struct Contents {
 ///
 /// `path` is a `.pth` or `.safetensors` file with `config.json` beside it, or a folder holding both. Of several `.pth`
 /// files in a folder, `checkpoint.pth` is taken, else `model_best.pth`, else the last by name, numbers counted.
-/// Without `config.json` the configuration pickled in the checkpoint is used.
 ///
 /// # Errors
 /// Names the file or tensor and what was expected: no such file, no configuration, an unknown or damaged format, an
 /// unsupported element type, NaN or infinite weights, shapes beyond the file's size.
 pub fn load(path: &Path) -> Result<Checkpoint> {
+    load_with(path, Embedded::Ignore)
+}
+
+/// What is done with the configuration that the official trainer pickles into its checkpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Embedded {
+    /// `config.json` must be there.
+    Ignore,
+    /// It stands in for a missing `config.json`; a note says so.
+    Accept,
+}
+
+/// As [`load`], with a choice of what may stand in for `config.json`.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_with(path: &Path, embedded: Embedded) -> Result<Checkpoint> {
     let located = locate::locate(path)?;
     let weights = &located.weights;
+    ensure!(
+        located.config.is_some() || embedded == Embedded::Accept,
+        "there is no {}: put the config.json that the trainer wrote beside the checkpoint, or pass --embedded-config to \
+         take the configuration that is pickled in it",
+        located.expected_config.display()
+    );
     let config = match &located.config {
         Some(file) => Some(read_config(file)?),
         None => None,

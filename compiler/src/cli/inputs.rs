@@ -10,7 +10,7 @@ use ride_calibrate::observer::Observer;
 use ride_calibrate::preprocess::{InputSize, Preprocess};
 use ride_calibrate::table::CalibrationTable;
 use ride_compiler::calibration;
-use ride_compiler::checkpoint;
+use ride_compiler::checkpoint::{self, Embedded};
 use ride_compiler::import::{self, ImportOptions, Imported};
 use ride_compiler::lower::ClassInfo;
 use ride_runtime::Model;
@@ -46,6 +46,9 @@ pub(crate) struct InputArgs {
     /// Resize the shorter side of images to N pixels, then crop the centre
     #[arg(long, value_name = "N")]
     resize: Option<usize>,
+    /// Without a config.json, take the configuration that the trainer pickled into the checkpoint
+    #[arg(long)]
+    embedded_config: bool,
 }
 
 /// `HxW`, or one number for a square.
@@ -59,9 +62,9 @@ fn parse_size(text: &str) -> Result<[usize; 2], String> {
 impl ModelArgs {
     /// Reads and imports the checkpoint; tells the user what is worth knowing about it.
     pub(crate) fn load(&self, ui: &mut Ui) -> Result<Imported> {
-        let InputArgs { mean, std, input_size, resize } = &self.input;
+        let InputArgs { mean, std, input_size, resize, embedded_config } = &self.input;
         let options = ImportOptions { mean: mean.clone(), std: std.clone(), input_size: *input_size, resize: *resize };
-        load(&self.model, &options, ui)
+        load(&self.model, &options, *embedded_config, ui)
     }
 
     /// The folder that the checkpoint lies in.
@@ -79,9 +82,10 @@ impl ModelArgs {
     }
 }
 
-/// Reads and imports a checkpoint.
-pub(crate) fn load(path: &Path, options: &ImportOptions, ui: &mut Ui) -> Result<Imported> {
-    let checkpoint = checkpoint::load(path)?;
+/// Reads and imports a checkpoint; with `embedded`, the configuration pickled in it may stand in for config.json.
+pub(crate) fn load(path: &Path, options: &ImportOptions, embedded: bool, ui: &mut Ui) -> Result<Imported> {
+    let embedded = if embedded { Embedded::Accept } else { Embedded::Ignore };
+    let checkpoint = checkpoint::load_with(path, embedded)?;
     checkpoint.notes.iter().for_each(|note| ui.note(note));
     let imported = import::network(&checkpoint, options)
         .with_context(|| format!("cannot import the model {}", checkpoint.source.weights.display()))?;

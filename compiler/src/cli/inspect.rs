@@ -32,7 +32,7 @@ pub(crate) fn run(args: &InspectArgs, ui: &mut Ui) -> Result<()> {
         let report = ArtifactReport::of(file.model()?);
         return ui.result(&report, |report| artifact_text(&args.file.display().to_string(), report));
     }
-    let checkpoint = checkpoint::load(&args.file)?;
+    let checkpoint = checkpoint::load_with(&args.file, checkpoint::Embedded::Accept)?;
     let imported = import::network(&checkpoint, &import::ImportOptions::default())
         .with_context(|| format!("cannot import the model {}", checkpoint.source.weights.display()))?;
     let report = CheckpointReport::of(&checkpoint, &imported)?;

@@ -36,6 +36,9 @@ pub(crate) struct VerifyArgs {
     /// Checkpoint that it was built from, or its folder
     #[arg(long, value_name = "MODEL")]
     model: PathBuf,
+    /// Without a config.json, take the configuration that the trainer pickled into the checkpoint
+    #[arg(long)]
+    embedded_config: bool,
     /// Verify at most N images: the first ones, or, of a folder of class folders, N spread evenly over it
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
@@ -67,7 +70,7 @@ struct Summary<'s> {
 pub(crate) fn run(args: &VerifyArgs, ui: &mut Ui) -> Result<()> {
     let file = ArtifactFile::read(&args.artifact)?;
     let model = file.model()?;
-    let imported = inputs::load(&args.model, &as_built(model), ui)?;
+    let imported = inputs::load(&args.model, &as_built(model), args.embedded_config, ui)?;
     verify::check_same_model(model, &imported.network)?;
     let preprocess = inputs::preprocess_of(model, args.resize);
     let data = args.data.open(&preprocess, Split::Test)?.context("--data is needed to verify")?;
