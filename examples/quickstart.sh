@@ -5,13 +5,13 @@
 #   examples/quickstart.sh --data PATH     # accuracy too: PATH is CIFAR-100, as the binary file test.bin or as the
 #                                          # folder cifar-100-python
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
 data=
 case ${1:-} in
     '') ;;
-    --data) data=${2:?--data needs a path} ;;
+    --data) data=$(realpath -e -- "${2:?--data needs a path}") ;;
     *) sed -n '2,6s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 1 ;;
 esac
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
 model=examples/models/ride-resnet32-cifar100lt
 out=target/quickstart.ride
 cargo build --release --locked -p ride-compiler

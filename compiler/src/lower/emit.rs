@@ -1,20 +1,20 @@
-//! Places buffers, writes sections, computes the golden vectors.
+//! Writes sections and computes the golden vectors.
 
 use anyhow::{Context, Result, anyhow, ensure};
 use ride_runtime::format::header::{Kind as SectionKind, model as field};
 use ride_runtime::format::record::{PART_HEAD, RECORD_LEN, ROUTER_HEAD, encode, encode_router};
 use ride_runtime::format::writer::{Section, write};
-use ride_runtime::op::{self, ConvShape, Layout, Op, Planes, Source, Span, feature_norm_at};
+use ride_runtime::op::{self, Layout, Op, Source, Span};
 use ride_runtime::{Model, Session, golden};
 
 use super::Request;
-use super::arena::{Buffer, lower_bound, plan};
 use super::layers::{ConvInput, DenseConstants, DenseLayer, conv};
+use super::places::{Places, conv_shape, place, small};
 use super::program::{Input, Kind, PartProgram, Program, Step, ValueIx};
 use super::quant::Quant;
 use super::weights::multiplier;
 use crate::memory::AlignedBytes;
-use crate::network::{Expert, Routing};
+use crate::network::Routing;
 
 /// Seeds that are searched for golden vectors.
 const GOLDEN_SEEDS: u32 = 64;
@@ -100,18 +100,6 @@ impl Names {
     }
 }
 
-/// Offsets of everything in the arena.
-struct Places {
-    values: Vec<Planes>,
-    feature: usize,
-    logits: usize,
-    sum: usize,
-    scratch: usize,
-    scratch_len: usize,
-    arena: usize,
-    bound: usize,
-}
-
 struct Emitter<'r, 'n> {
     request: &'r Request<'n>,
     program: &'r Program<'n>,
@@ -146,10 +134,6 @@ impl PartWriter {
         out.extend(self.constants);
         out
     }
-}
-
-fn small<T: TryFrom<usize>>(what: &str, n: usize) -> Result<T> {
-    T::try_from(n).map_err(|_| anyhow!("{what} {n} is too large for the artifact format"))
 }
 
 impl<'r, 'n> Emitter<'r, 'n> {
@@ -232,7 +216,6 @@ impl<'r, 'n> Emitter<'r, 'n> {
         let (pool, feature_scale) = self.pool(v, head.features)?;
         let name = names.add(&format!("expert{i}.pool"))?;
         writer.records.push(op::Step { op: Op::Pool(pool), name, scale: feature_scale as f32 });
-        let Expert { head, .. } = &self.request.network.experts[i];
         let layer =
             DenseLayer { weight: &head.weight, bias: &head.bias, features: head.features, normalize: head.normalize };
         let DenseConstants { mut dense, weights, params } = layer.quantize(feature_scale, self.layout)?;
@@ -351,112 +334,5 @@ impl<'r, 'n> Emitter<'r, 'n> {
             out.extend_from_slice(name.as_bytes());
         }
         Ok(out)
-    }
-}
-
-fn conv_shape(request: &Request<'_>, program: &Program<'_>, step: &Step<'_>) -> Result<ConvShape> {
-    let Kind::Conv { conv, .. } = &step.kind else { return Err(anyhow!("not a convolution")) };
-    let input = match step.input {
-        Input::Image => request.network.input.shape,
-        Input::Value(v) => program.values[v].shape,
-    };
-    Ok(ConvShape {
-        in_h: small("height", input.height)?,
-        in_w: small("width", input.width)?,
-        in_c: small("channels", input.channels)?,
-        out_c: small("channels", conv.out_channels)?,
-        kernel: small("kernel", conv.kernel)?,
-        stride: small("stride", conv.stride)?,
-        padding: small("padding", conv.padding)?,
-    })
-}
-
-/// Lifetimes of all buffers over the worst schedule (every expert runs), and their places.
-fn place(request: &Request<'_>, program: &Program<'_>, quants: &[Quant], layout: Layout) -> Result<Places> {
-    let mut lives =
-        Lives { first: vec![usize::MAX; program.values.len()], last: vec![0; program.values.len()], now: 0 };
-    let mut root: Vec<ValueIx> = (0..program.values.len()).collect();
-    let mut shapes = Vec::new();
-    let mut first_head = usize::MAX;
-    let parts = std::iter::once(&program.stem).chain(&program.experts);
-    for (p, part) in parts.enumerate() {
-        for step in &part.steps {
-            if let Kind::Conv { accumulate, .. } = &step.kind {
-                shapes.push(conv_shape(request, program, step)?);
-                if let Some(residual) = *accumulate {
-                    root[step.output] = root[residual];
-                }
-            }
-            if let Input::Value(v) = step.input {
-                lives.touch(root[v]);
-            }
-            lives.touch(root[step.output]);
-            lives.now += 1;
-        }
-        if p > 0 {
-            if let Input::Value(v) = part.output {
-                lives.touch(root[v]);
-            }
-            first_head = first_head.min(lives.now);
-            lives.now += 2;
-        }
-    }
-    let end = lives.now;
-    let mut buffers = Vec::new();
-    let mut planes = vec![None; program.values.len()];
-    for v in 0..program.values.len() {
-        if root[v] != v {
-            continue;
-        }
-        let buffer = Buffer { len: program.values[v].shape.len(), from: lives.first[v], to: lives.last[v] };
-        let hi = buffers.len();
-        buffers.push(buffer);
-        if quants[v].wide {
-            buffers.push(buffer);
-        }
-        planes[v] = Some((hi, quants[v].wide));
-    }
-    let late = |len: usize| Buffer { len, from: first_head, to: end };
-    let logits_len = 4 * request.network.classes;
-    let feature_len = feature_norm_at(request.network.experts[0].head.features) + 4;
-    let fixed = buffers.len();
-    buffers.extend([late(feature_len), late(logits_len), late(logits_len)]);
-    let bound = lower_bound(&buffers);
-    let top = match &request.network.routing {
-        Routing::Assignment(routers) => routers.iter().map(|r| 4 * (r.top_k + r.hidden_bias.len())).max().unwrap_or(0),
-        Routing::None => 0,
-    };
-    let scratch_len = super::scratch_len(&shapes, layout).max(top).next_multiple_of(4);
-    buffers.push(Buffer { len: scratch_len, from: 0, to: end });
-    let plan = plan(&buffers);
-    let values = (0..program.values.len())
-        .map(|v| {
-            let (hi, wide) = planes[root[v]].context("a residual stream has no buffer")?;
-            let at = |b: usize| u32::try_from(plan.offsets[b]).context("the arena would be larger than 4 GiB");
-            Ok(Planes { hi: at(hi)?, lo: if wide { Some(at(hi + 1)?) } else { None } })
-        })
-        .collect::<Result<Vec<_>>>()?;
-    Ok(Places {
-        values,
-        feature: plan.offsets[fixed],
-        logits: plan.offsets[fixed + 1],
-        sum: plan.offsets[fixed + 2],
-        scratch: plan.offsets[fixed + 3],
-        scratch_len,
-        arena: plan.len,
-        bound,
-    })
-}
-
-struct Lives {
-    first: Vec<usize>,
-    last: Vec<usize>,
-    now: usize,
-}
-
-impl Lives {
-    fn touch(&mut self, v: ValueIx) {
-        self.first[v] = self.first[v].min(self.now);
-        self.last[v] = self.last[v].max(self.now);
     }
 }

@@ -1,11 +1,12 @@
 //! From float network and calibration table to a finished artifact.
 //!
 //! The stages, one file each: `program` fuses the graph, `quant` chooses scales, `layers` and `weights` make the integer
-//! constants, `arena` places the activations, `emit` writes sections and golden vectors.
+//! constants, `places` and `arena` lay out the memory, `emit` writes sections and golden vectors.
 
 mod arena;
 mod emit;
 mod layers;
+mod places;
 mod program;
 mod quant;
 mod weights;
