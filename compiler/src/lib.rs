@@ -9,5 +9,6 @@ pub mod inspect;
 pub mod lower;
 pub mod memory;
 pub mod network;
+pub mod onnx;
 pub mod reference;
 pub mod verify;

@@ -160,6 +160,7 @@ fn float_op(name: &str, op: &Op, output: Shape) -> FloatOp {
             ("conv", (c.weight.len() + c.bias.len()) as u64, macs)
         }
         Op::Relu => ("relu", 0, 0),
+        Op::Clamp { .. } => ("clamp", 0, 0),
         Op::Add => ("add", 0, 0),
         Op::Shortcut { .. } => ("shortcut", 0, 0),
         Op::MaxPool { .. } => ("max pool", 0, 0),

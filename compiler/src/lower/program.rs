@@ -171,7 +171,7 @@ impl Fuser {
                     let kind = Kind::Shortcut { stride: *stride, before: *before };
                     self.emit(&mut state, &mut steps, (n, n), kind, Some(stream))?;
                 }
-                Op::Relu | Op::MaxPool { .. } => {
+                Op::Relu | Op::Clamp { .. } | Op::MaxPool { .. } => {
                     bail!("{}: {} cannot be compiled to int8 in this place yet", node.name, name_of(&node.op))
                 }
             }
@@ -248,6 +248,7 @@ fn name_of(op: &Op) -> &'static str {
     match op {
         Op::Conv(_) => "a convolution",
         Op::Relu => "a ReLU of its own",
+        Op::Clamp { .. } => "a ReLU with an upper limit",
         Op::Add => "an addition",
         Op::Shortcut { .. } => "a shortcut",
         Op::MaxPool { .. } => "max pooling",
