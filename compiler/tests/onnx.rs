@@ -45,7 +45,15 @@ fn planar(image: &[f32], channels: usize) -> Vec<f32> {
 
 /// All outputs of a file as tract computes them.
 fn tract(name: &str, inputs: &[(Vec<usize>, Vec<f32>)]) -> Vec<Vec<f32>> {
-    let mut model = tract_onnx::onnx().model_for_path(data(name)).unwrap();
+    let onnx = tract_onnx::onnx();
+    let mut proto = onnx.proto_model_for_path(data(name)).unwrap();
+    for node in proto.graph.iter_mut().flat_map(|graph| &mut graph.node) {
+        // tract counts an operand that is left out by an empty name at the end.
+        if node.op_type == "Pad" && node.input.last().is_some_and(String::is_empty) {
+            node.input.pop();
+        }
+    }
+    let mut model = onnx.model_for_proto_model(&proto).unwrap();
     for (place, (shape, _)) in inputs.iter().enumerate() {
         model = model.with_input_fact(place, f32::fact(shape).into()).unwrap();
     }
@@ -67,7 +75,7 @@ fn forward(imported: &Imported, image: &[f32]) -> Forward {
 fn assert_close(what: &str, ours: &[f32], theirs: &[f32]) {
     assert_eq!(ours.len(), theirs.len(), "{what}");
     let scale = theirs.iter().fold(1f32, |scale, x| scale.max(x.abs()));
-    assert!(theirs.iter().any(|x| (x - theirs[0]).abs() > 0.01) || theirs.len() == 1, "{what}: {theirs:?}");
+    assert!(theirs.iter().any(|x| (x - theirs[0]).abs() > 0.001) || theirs.len() == 1, "{what}: {theirs:?}");
     for (a, b) in ours.iter().zip(theirs) {
         assert!((a - b).abs() <= 1e-4 * scale, "{what}: {a} and {b}");
     }
@@ -108,8 +116,8 @@ fn check_mean(name: &str, experts: usize) -> Imported {
 fn a_graph_with_every_expert_and_router() {
     for name in ["ride-script-13.onnx", "ride-dynamo-18.onnx"] {
         let network = check_listed(name, 3, 2, 16).network;
-        // conv, relu, and a block: the stem of this little network.
-        assert_eq!(network.stem.nodes.len(), 6, "{name}");
+        // A convolution with ReLU, and a block: the stem of this little network.
+        assert_eq!(network.stem.nodes.len(), 7, "{name}");
         assert!(network.stem.nodes.iter().all(|node| node.name.starts_with("stem.")));
         // The exporter shares the shortcut between experts; each has its own here.
         for expert in &network.experts {

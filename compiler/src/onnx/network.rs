@@ -1,5 +1,7 @@
 //! From graphs to a [`Network`].
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context, Result, bail, ensure};
 use ride_calibrate::preprocess::{InputSize, Preprocess};
 
@@ -82,7 +84,7 @@ fn whole(graph: &Graph, options: &ImportOptions) -> Result<Understood> {
     let value = if image.channels_last { Value::ImageLast } else { Value::Plane(0) };
     let outputs = Lifter::new(&mut lifted, graph, image.batch, vec![(input.name.clone(), value)]).run(graph)?;
     let program = outputs::read(&outputs)?;
-    check_baked(graph, &program)?;
+    check_baked(graph, &program, options)?;
     Ok(Understood { lifted, program, cut: None })
 }
 
@@ -100,30 +102,30 @@ fn check_selecting(graph: &Graph) -> Result<()> {
 
 /// Finds routing that the exporter has decided for good by what is missing: results of experts or routers whose weights
 /// are there, experts that a router leads to.
-fn check_baked(graph: &Graph, program: &Program) -> Result<()> {
+fn check_baked(graph: &Graph, program: &Program, options: &ImportOptions) -> Result<()> {
     let count = program.experts.len();
-    let numbered = |list: &str| {
-        let number = |name: &String| {
-            let (_, rest) = name.split_once(list)?;
-            rest.split('.').next()?.parse::<usize>().ok()
-        };
-        graph.constants.keys().filter_map(number).max()
-    };
-    let routers = numbered("expert_help_pred_hidden_fcs.").map_or(0, |last| last + 1);
+    let routers = numbers(graph, &["expert_help_pred_hidden_fcs"]).last().map_or(0, |last| last + 1);
     ensure!(
         program.scores.len() >= routers,
         "the graph has the weights of {routers} routers, but {} of their scores are outputs: {TRACED}",
         program.scores.len()
     );
-    let experts = ["linears.", "layer4s.", "layer3s."].iter().filter_map(|list| numbered(list)).max();
-    if let Some(last) = experts.filter(|&last| last + 1 > count) {
-        bail!("the graph has weights of expert {last}, but the logits of {count} experts: {TRACED}");
-    }
-    // A lone expert of a list: its siblings' weights have been dropped because the example did not need them.
-    let alone =
-        count == 1 && experts == Some(0) && graph.constants.keys().any(|name| name.contains("expert_help_pred"));
-    ensure!(!alone, "the graph has a router but only one expert: {TRACED}");
+    let listed = numbers(graph, &["linears", "layer4s", "layer3s", "layer2s"]);
+    let last = listed.last().copied().unwrap_or(0);
+    ensure!(last < count, "the graph has weights of expert {last}, but the logits of {count} experts only: {TRACED}");
+    ensure!(
+        count > 1 || listed.is_empty() || options.experts == Some(1),
+        "the graph holds expert 0 of a list of experts and no other: if the model has more, {TRACED}; if this one is meant, \
+         say so with `[onnx] experts = 1` in ride.toml beside it"
+    );
     Ok(())
+}
+
+/// Numbers `n` in names of weights and nodes with a component `n` behind one of these lists, as in `layer3s.0.1.conv1`.
+fn numbers(graph: &Graph, lists: &[&str]) -> BTreeSet<usize> {
+    let names = graph.constants.keys().chain(graph.operators.iter().map(|(_, name)| name));
+    let pairs = names.flat_map(|name| name.split(['.', '/']).zip(name.split(['.', '/']).skip(1)));
+    pairs.filter(|(list, _)| lists.contains(list)).filter_map(|(_, number)| number.parse().ok()).collect()
 }
 
 fn split(stem: &Graph, experts: &[Graph], routers: &[Graph], options: &ImportOptions) -> Result<Understood> {
@@ -214,6 +216,12 @@ impl Understood {
         let image = lifted.shapes[0];
         let mut preprocess = preprocess(image, options)?;
         fold_into_input(&mut lifted, &mut preprocess);
+        let count = program.experts.len();
+        ensure!(
+            options.experts.is_none_or(|experts| experts == count),
+            "the graph has {count} experts, but ride.toml says {}",
+            options.experts.unwrap_or(0)
+        );
         let ends: Vec<PlaneId> = program.experts.iter().map(|term| term.layer.trunk).collect();
         ensure!(ends.iter().all(|&end| end > 0), "an expert classifies the image itself, without any layer");
         let parts = partition::cut(&lifted, &ends, cut)?;

@@ -177,11 +177,15 @@ class Baked(Mean):
         return total / used
 
 
+def ride(routed, seed, **more):
+    torch.manual_seed(seed)
+    model = RideModel("ResNet32EAModel" if routed else "ResNet32Model", {**ARGS, **more}, (4, 6, 8), 1)
+    return seeded(model, seed, torch.zeros(1, 3, 16, 16))
+
+
 def models():
     """Name, module, image and names of the outputs."""
     image = torch.zeros(1, 3, 16, 16)
-    ride = lambda ea, seed, **more: seeded(
-        RideModel("ResNet32EAModel" if ea else "ResNet32Model", {**ARGS, **more}, (4, 6, 8), 1), seed, image)
     routed = ride(True, 1)
     yield "ride", Whole(routed), image, Whole(routed).names()
     yield "mean", Mean(ride(False, 2)), image, ["output"]
@@ -231,18 +235,16 @@ def main():
             path = os.path.join(args.folder, name_of(model, opset, dynamo))
             export(module, (image,), path, ["image"], outputs, opset, dynamo)
             strip(path)
-    ride = RideModel("ResNet32EAModel", ARGS, (4, 6, 8), 1)
-    image = torch.zeros(1, 3, 16, 16)
-    seeded(ride, 1, image)
-    split(ride, os.path.join(args.folder, "split"), image, 17)
+    routed, image = ride(True, 1), torch.zeros(1, 3, 16, 16)
+    split(routed, os.path.join(args.folder, "split"), image, 17)
     torch.manual_seed(3)
     with torch.no_grad():
-        ride.expert_help_pred_fc.bias += 20
-        torch.onnx.export(Baked(ride).eval(), (torch.randn(4, 3, 16, 16),), os.path.join(args.folder, "baked.onnx"),
+        routed.expert_help_pred_fc.bias += 20
+        torch.onnx.export(Baked(routed).eval(), (torch.randn(4, 3, 16, 16),), os.path.join(args.folder, "baked.onnx"),
                           input_names=["image"], output_names=["output"], opset_version=17, dynamo=False)
         # An example that needs one expert only: the others never enter the graph.
-        ride.expert_help_pred_fc.bias -= 1000
-        torch.onnx.export(Baked(ride).eval(), (image,), os.path.join(args.folder, "baked-one.onnx"),
+        routed.expert_help_pred_fc.bias -= 1000
+        torch.onnx.export(Baked(routed).eval(), (image,), os.path.join(args.folder, "baked-one.onnx"),
                           input_names=["image"], output_names=["output"], opset_version=17, dynamo=False)
 
 
