@@ -148,6 +148,35 @@ fn the_mean_and_the_stack_of_experts() {
 }
 
 #[test]
+fn weights_of_experts_and_an_adjustment_of_classes() {
+    let network = check_mean("weighted-script-17.onnx", 3).network;
+    assert!(network.experts.iter().all(|expert| expert.head.bias.iter().any(|&bias| bias < 0.0)));
+}
+
+/// Every model of `make.py` by both exporters with every set of operators:
+/// `RIDE_ONNX_MATRIX=folder cargo test --test onnx -- --ignored`.
+#[test]
+#[ignore = "needs the folder that tests/data/onnx/make.py --matrix writes, named by RIDE_ONNX_MATRIX"]
+fn every_exporter_and_operator_set() {
+    let folder = PathBuf::from(std::env::var_os("RIDE_ONNX_MATRIX").expect("RIDE_ONNX_MATRIX names the folder"));
+    let mut count = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let (name, file) = (path.to_str().unwrap(), path.file_name().unwrap().to_str().unwrap());
+        match file.split('-').next().unwrap() {
+            "ride" => drop(check_listed(name, 3, 2, 16)),
+            "mean" | "stacked" | "weighted" => drop(check_mean(name, 3)),
+            "separate" => drop(check_listed(name, 2, 0, 16)),
+            "plain" | "mobile" => drop(check_listed(name, 1, 0, 16)),
+            "bottlenecks" => drop(check_listed(name, 2, 0, 32)),
+            _ => continue,
+        }
+        count += 1;
+    }
+    assert!(count >= 90, "{count}");
+}
+
+#[test]
 fn experts_that_share_nothing() {
     let network = check_listed("separate-script-15.onnx", 2, 0, 16).network;
     assert!(network.stem.nodes.is_empty());

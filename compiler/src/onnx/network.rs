@@ -227,9 +227,9 @@ impl Understood {
         let parts = partition::cut(&lifted, &ends, cut)?;
         let classes = program.experts[0].bias.len();
         let mut experts = Vec::new();
-        for (term, trunk) in program.experts.iter().zip(parts.trunks) {
+        for (index, (term, trunk)) in program.experts.iter().zip(parts.trunks).enumerate() {
             ensure!(term.bias.len() == classes, "experts have {classes} and {} classes", term.bias.len());
-            experts.push(Expert { trunk, head: head(term, &program.adjustment)? });
+            experts.push(Expert { trunk, head: head(term, &program.adjustment, program.factor(index))? });
         }
         ensure!(
             program.adjustment.is_empty() || program.scores.is_empty(),
@@ -241,7 +241,11 @@ impl Understood {
             true => Routing::None,
             false => Routing::Assignment(program.scores.iter().map(|score| assignment(score)).collect::<Result<_>>()?),
         };
-        ensure!(program.weights.is_empty(), "experts with different weights {:?} are not supported", program.weights);
+        ensure!(
+            program.weights.is_empty() || program.scores.is_empty(),
+            "the experts are combined with the weights {:?}, but the routers look at their plain mean",
+            program.weights
+        );
         let mut warnings = parts.warnings;
         warnings.extend(program.notes);
         let input = Input { shape: image, mean: preprocess.mean.clone(), std: preprocess.std.clone() };
@@ -308,14 +312,21 @@ fn fold_into_input(lifted: &mut Lifted, preprocess: &mut Preprocess) {
     }
 }
 
-/// A classifier. What is added to the combined logits is added to each expert's instead: their mean is then the same,
-/// however many experts run.
-fn head(term: &Term, adjustment: &[f64]) -> Result<Head> {
-    let layer = &term.layer;
-    let scaled = |values: &[f64]| values.iter().map(|&value| (value * term.scale) as f32).collect::<Vec<f32>>();
-    let mut bias = scaled(&term.bias);
-    bias.iter_mut().zip(adjustment).for_each(|(bias, more)| *bias = (f64::from(*bias) + more) as f32);
-    let head = Head { weight: scaled(&layer.weight), bias, features: layer.features, normalize: layer.unit };
+/// A classifier: `factor * (logits + adjustment)`.
+///
+/// What is added to the combined logits is added to each expert's instead, and an expert's weight in them is a factor of its
+/// own logits. The mean of all experts is then what the graph computes, and the mean of the first ones is a positive
+/// multiple of their weighted mean, so the class is the same however many experts run.
+fn head(term: &Term, adjustment: &[f64], factor: f64) -> Result<Head> {
+    let (layer, scale) = (&term.layer, term.scale * factor);
+    let added = |class: usize| adjustment.get(class).map_or(0.0, |value| value * factor);
+    let bias = term.bias.iter().enumerate().map(|(class, bias)| (bias * scale + added(class)) as f32);
+    let head = Head {
+        weight: layer.weight.iter().map(|weight| (weight * scale) as f32).collect(),
+        bias: bias.collect(),
+        features: layer.features,
+        normalize: layer.unit,
+    };
     let finite = head.weight.iter().chain(&head.bias).all(|value| value.is_finite());
     ensure!(finite, "the weights of the classifier {:?} leave the range of f32", layer.name);
     Ok(head)

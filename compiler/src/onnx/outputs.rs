@@ -113,15 +113,11 @@ impl Program {
                 scales.iter().all(|&scale| scale > 0.0),
                 "the weights of the experts in it, {scales:?}, are not all positive"
             );
-            ensure!(
-                listed || close(sum, 1.0),
-                "the weights of the experts in it, {scales:?}, do not add up to 1, so that the experts' own scale is not \
-                 known; export each expert's logits as an output too"
-            );
             ensure!(self.weights.is_empty(), "the experts are combined in two different ways");
             self.weights = scales.iter().map(|scale| scale / sum).collect();
             if !listed {
-                self.experts.iter_mut().for_each(|term| term.scale = 1.0);
+                // Which part of a factor is the expert's own does not matter: the weighted mean is the same.
+                self.experts.iter_mut().for_each(|term| term.scale = sum);
             }
         }
         if logits.offset.iter().any(|&value| value != 0.0) {
@@ -129,6 +125,11 @@ impl Program {
             self.adjustment.clone_from(&logits.offset);
         }
         Ok(())
+    }
+
+    /// The factor of an expert's logits that makes the plain mean the weighted one.
+    pub(super) fn factor(&self, expert: usize) -> f64 {
+        self.weights.get(expert).map_or(1.0, |weight| weight * self.experts.len() as f64)
     }
 
     /// Brings the routers' scores into the order of the experts that they follow.
