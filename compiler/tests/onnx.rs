@@ -1,6 +1,8 @@
 //! ONNX files of both of PyTorch's exporters: imported, they must compute what tract, an independent engine, computes.
 
+use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use ride_compiler::import::{ImportOptions, Imported};
 use ride_compiler::network::{Op, Routing};
@@ -266,4 +268,53 @@ fn damaged_files_are_harmless() {
             }
         }
     }
+}
+
+/// Runs the binary; standard output, or standard error if it fails.
+fn ride_compile(args: &[&str]) -> Result<String, String> {
+    let output = Command::new(env!("CARGO_BIN_EXE_ride-compile")).args(args).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
+}
+
+/// A folder of class folders with noisy pictures of `side` x `side`.
+fn pictures(folder: &Path, classes: usize, side: usize) {
+    for class in 0..classes {
+        let inner = folder.join(format!("class{class}"));
+        fs::create_dir_all(&inner).unwrap();
+        for index in 0..3u32 {
+            let mut bytes = format!("P6\n{side} {side}\n255\n").into_bytes();
+            let seed = 1 + index + 10 * class as u32;
+            bytes.extend(noise(seed, side * side * 3).iter().map(|x| (x * 100.0 + 128.0) as u8));
+            fs::write(inner.join(format!("{index}.ppm")), bytes).unwrap();
+        }
+    }
+}
+
+#[test]
+fn the_command_line_takes_a_split_model_with_its_description() {
+    let lab = tempfile::tempdir().unwrap();
+    let at = |name: &str| lab.path().join(name).to_str().unwrap().to_owned();
+    fs::create_dir(lab.path().join("model")).unwrap();
+    for entry in fs::read_dir(data("split")).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, lab.path().join("model").join(path.file_name().unwrap())).unwrap();
+    }
+    pictures(&lab.path().join("images"), 10, 16);
+    let (model, images, artifact) = (at("model"), at("images"), at("out.ride"));
+    let error = ride_compile(&["build", &model, "--data", &images, "-o", &artifact]).unwrap_err();
+    assert!(error.contains("--mean") && error.contains("ride.toml"), "{error}");
+    fs::write(lab.path().join("model/ride.toml"), "[preprocess]\nmean = [0.5]\nstd = [0.25]\n[onnx]\nexperts = 3\n")
+        .unwrap();
+    let built = ride_compile(&["build", &model, "--data", &images, "-o", &artifact, "--json"]).unwrap();
+    let built: serde_json::Value = serde_json::from_str(&built).unwrap();
+    assert_eq!((built["experts"].as_u64(), built["routed"].as_bool()), (Some(3), Some(true)));
+    let report = ride_compile(&["verify", &artifact, "--model", &model, "--data", &images, "--json"]).unwrap();
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    assert!(report["routed"]["sqnr_db"].as_f64().unwrap() > 25.0, "{report}");
+    let shown = ride_compile(&["inspect", &model]).unwrap();
+    assert!(shown.contains("ONNX model") && shown.contains("3, routed") && shown.contains("ride.toml"), "{shown}");
+    fs::write(lab.path().join("model/ride.toml"), "[onnx]\nexperts = 2\n").unwrap();
+    let error = ride_compile(&["inspect", &model]).unwrap_err();
+    assert!(error.contains("3 experts") && error.contains("says 2"), "{error}");
 }

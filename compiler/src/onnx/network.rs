@@ -286,30 +286,25 @@ fn preprocess(image: Shape, options: &ImportOptions) -> Result<Preprocess> {
 /// A graph that normalises its image does so in its first step: `y = a x + b` of `x = (p - mean) / std` is
 /// `(p - (mean - b std / a)) / (std / a)`, which costs nothing and keeps the borders of the first convolution exact.
 fn fold_into_input(lifted: &mut Lifted, preprocess: &mut Preprocess) {
-    loop {
-        let mut readers = (0..lifted.steps.len()).filter(|&step| lifted.steps[step].inputs.contains(&0));
-        let (Some(first), None) = (readers.next(), readers.next()) else { return };
-        let Op::Conv(conv) = &lifted.steps[first].op else { return };
-        let plain = conv.kernel == 1 && conv.stride == 1 && conv.padding == 0;
-        if !plain || conv.groups != conv.in_channels || conv.out_channels != conv.in_channels || first != 0 {
-            return;
-        }
-        if conv.weight.iter().any(|&a| a <= 0.0) {
-            return;
-        }
-        for (channel, (&a, &b)) in conv.weight.iter().zip(&conv.bias).enumerate() {
-            let (mean, std) = (f64::from(preprocess.mean[channel]), f64::from(preprocess.std[channel]));
-            preprocess.mean[channel] = (mean - f64::from(b) * std / f64::from(a)) as f32;
-            preprocess.std[channel] = (std / f64::from(a)) as f32;
-        }
-        // The step's readers read the image instead; it stays as an identity that nobody reads.
-        for step in &mut lifted.steps {
-            step.inputs.iter_mut().for_each(|input| *input = if *input == 1 { 0 } else { *input });
-        }
-        lifted.steps[0].inputs.clear();
-        lifted.steps[0].op = Op::Relu;
+    let mut readers = (0..lifted.steps.len()).filter(|&step| lifted.steps[step].inputs.contains(&0));
+    let (Some(0), None) = (readers.next(), readers.next()) else { return };
+    let Op::Conv(conv) = &lifted.steps[0].op else { return };
+    let plain = conv.kernel == 1 && conv.stride == 1 && conv.padding == 0;
+    let each = conv.groups == conv.in_channels && conv.out_channels == conv.in_channels;
+    if !plain || !each || conv.weight.iter().any(|&a| a <= 0.0) {
         return;
     }
+    for (channel, (&a, &b)) in conv.weight.iter().zip(&conv.bias).enumerate() {
+        let (mean, std) = (f64::from(preprocess.mean[channel]), f64::from(preprocess.std[channel]));
+        preprocess.mean[channel] = (mean - f64::from(b) * std / f64::from(a)) as f32;
+        preprocess.std[channel] = (std / f64::from(a)) as f32;
+    }
+    // Its readers read the image instead; nobody reads the step itself any more.
+    for step in &mut lifted.steps {
+        step.inputs.iter_mut().for_each(|input| *input = if *input == 1 { 0 } else { *input });
+    }
+    lifted.steps[0].inputs.clear();
+    lifted.steps[0].op = Op::Relu;
 }
 
 /// A classifier: `factor * (logits + adjustment)`.
