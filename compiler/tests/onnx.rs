@@ -1,6 +1,7 @@
 //! ONNX files of both of PyTorch's exporters: imported, they must compute what tract, an independent engine, computes.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -189,14 +190,14 @@ fn experts_that_share_nothing() {
 fn a_classifier_with_one_path() {
     for name in ["plain-script-13.onnx", "plain-dynamo-21.onnx"] {
         let network = check_listed(name, 1, 0, 16).network;
-        assert!(network.stem.nodes.is_empty() && network.classes == 7);
+        assert_eq!((network.stem.nodes.len(), network.classes), (2, 7));
     }
 }
 
 #[test]
 fn depthwise_convolutions_and_relu6() {
     let network = check_listed("mobile-script-17.onnx", 1, 0, 16).network;
-    let nodes = &network.experts[0].trunk.nodes;
+    let nodes: Vec<_> = network.stem.nodes.iter().chain(&network.experts[0].trunk.nodes).collect();
     let depthwise = |op: &Op| matches!(op, Op::Conv(c) if c.groups == c.in_channels && c.groups > 1);
     assert_eq!(nodes.iter().filter(|node| depthwise(&node.op)).count(), 3);
     assert_eq!(nodes.iter().filter(|node| node.op == Op::Clamp { max: 6.0 }).count(), 8);
@@ -277,18 +278,23 @@ fn ride_compile(args: &[&str]) -> Result<String, String> {
     if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
 }
 
-/// A folder of class folders with noisy pictures of `side` x `side`.
-fn pictures(folder: &Path, classes: usize, side: usize) {
-    for class in 0..classes {
-        let inner = folder.join(format!("class{class}"));
-        fs::create_dir_all(&inner).unwrap();
-        for index in 0..3u32 {
-            let mut bytes = format!("P6\n{side} {side}\n255\n").into_bytes();
-            let seed = 1 + index + 10 * class as u32;
-            bytes.extend(noise(seed, side * side * 3).iter().map(|x| (x * 100.0 + 128.0) as u8));
-            fs::write(inner.join(format!("{index}.ppm")), bytes).unwrap();
-        }
+/// An archive of noisy pictures of `side` x `side`, three of each class.
+fn pictures(file: &Path, classes: usize, side: usize) {
+    let count = 3 * classes;
+    let pixels: Vec<u8> = noise(1, count * side * side * 3).iter().map(|x| (x * 100.0 + 128.0) as u8).collect();
+    let labels: Vec<u8> = (0..count).map(|index| (index % classes) as u8).collect();
+    let mut zip = zip::ZipWriter::new(fs::File::create(file).unwrap());
+    let shapes = [format!("{count}, {side}, {side}, 3"), format!("{count},")];
+    for ((name, data), shape) in [("x.npy", &pixels), ("y.npy", &labels)].into_iter().zip(shapes) {
+        let mut header = format!("{{'descr': '|u1', 'fortran_order': False, 'shape': ({shape}), }}");
+        header.extend(std::iter::repeat_n(' ', 128 - 11 - header.len()).chain(['\n']));
+        zip.start_file(name, zip::write::SimpleFileOptions::default()).unwrap();
+        zip.write_all(b"\x93NUMPY\x01\x00").unwrap();
+        zip.write_all(&(header.len() as u16).to_le_bytes()).unwrap();
+        zip.write_all(header.as_bytes()).unwrap();
+        zip.write_all(data).unwrap();
     }
+    zip.finish().unwrap();
 }
 
 #[test]
@@ -300,8 +306,8 @@ fn the_command_line_takes_a_split_model_with_its_description() {
         let path = entry.unwrap().path();
         fs::copy(&path, lab.path().join("model").join(path.file_name().unwrap())).unwrap();
     }
-    pictures(&lab.path().join("images"), 10, 16);
-    let (model, images, artifact) = (at("model"), at("images"), at("out.ride"));
+    pictures(&lab.path().join("images.npz"), 10, 16);
+    let (model, images, artifact) = (at("model"), at("images.npz"), at("out.ride"));
     let error = ride_compile(&["build", &model, "--data", &images, "-o", &artifact]).unwrap_err();
     assert!(error.contains("--mean") && error.contains("ride.toml"), "{error}");
     fs::write(lab.path().join("model/ride.toml"), "[preprocess]\nmean = [0.5]\nstd = [0.25]\n[onnx]\nexperts = 3\n")
@@ -311,10 +317,29 @@ fn the_command_line_takes_a_split_model_with_its_description() {
     assert_eq!((built["experts"].as_u64(), built["routed"].as_bool()), (Some(3), Some(true)));
     let report = ride_compile(&["verify", &artifact, "--model", &model, "--data", &images, "--json"]).unwrap();
     let report: serde_json::Value = serde_json::from_str(&report).unwrap();
-    assert!(report["routed"]["sqnr_db"].as_f64().unwrap() > 25.0, "{report}");
+    assert!(report["fixed"][2]["sqnr_db"].as_f64().unwrap() > 25.0, "{report}");
     let shown = ride_compile(&["inspect", &model]).unwrap();
     assert!(shown.contains("ONNX model") && shown.contains("3, routed") && shown.contains("ride.toml"), "{shown}");
     fs::write(lab.path().join("model/ride.toml"), "[onnx]\nexperts = 2\n").unwrap();
     let error = ride_compile(&["inspect", &model]).unwrap_err();
     assert!(error.contains("3 experts") && error.contains("says 2"), "{error}");
+}
+
+/// An activation with an upper limit is a limit of the convolution's integer output.
+#[test]
+fn a_limited_relu_runs_in_int8() {
+    let lab = tempfile::tempdir().unwrap();
+    let at = |name: &str| lab.path().join(name).to_str().unwrap().to_owned();
+    let model = data("clipped-script-17.onnx").to_str().unwrap().to_owned();
+    let network = check_listed("clipped-script-17.onnx", 1, 0, 16).network;
+    let nodes = network.stem.nodes.iter().chain(&network.experts[0].trunk.nodes);
+    assert_eq!(nodes.filter(|node| node.op == Op::Clamp { max: 0.75 }).count(), 2);
+    pictures(&lab.path().join("images.npz"), 7, 16);
+    let (images, artifact) = (at("images.npz"), at("out.ride"));
+    let normalise = ["--mean", "0.5,0.5,0.5", "--std", "0.2,0.2,0.2"];
+    let build = ["build", &model, "--data", &images, "-o", &artifact];
+    ride_compile(&[&build[..], &normalise].concat()).unwrap();
+    let report = ride_compile(&["verify", &artifact, "--model", &model, "--data", &images, "--json"]).unwrap();
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    assert!(report["fixed"][0]["sqnr_db"].as_f64().unwrap() > 25.0, "{report}");
 }

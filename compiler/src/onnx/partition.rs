@@ -30,8 +30,7 @@ pub(super) struct Parts {
 pub(super) fn cut(lifted: &Lifted, ends: &[PlaneId], cut: Option<PlaneId>) -> Result<Parts> {
     let at = match (cut, ends) {
         (Some(at), _) => at,
-        // A lone classifier needs no stem.
-        (None, [_]) => 0,
+        (None, [end]) => first_stage(lifted, *end),
         _ => common_dominator(lifted, ends),
     };
     let mut names = Names::default();
@@ -44,25 +43,45 @@ pub(super) fn cut(lifted: &Lifted, ends: &[PlaneId], cut: Option<PlaneId>) -> Re
     Ok(Parts { stem, trunks, warnings })
 }
 
+/// A stem for a lone expert: it ends with the first activation function or pooling that everything goes through and that
+/// no addition reads, because a residual must belong to the part that overwrites it. The image if there is none.
+fn first_stage(lifted: &Lifted, end: PlaneId) -> PlaneId {
+    let dominator = dominators(lifted);
+    let chain = std::iter::successors(Some(end), |&plane| (plane > 0).then(|| dominator[plane]));
+    let added = |plane| lifted.steps.iter().any(|step| step.op == Op::Add && step.inputs.contains(&plane));
+    let ends_stage = |&plane: &PlaneId| {
+        let op = plane.checked_sub(1).map(|index| &lifted.steps[index].op);
+        plane != end && !added(plane) && matches!(op, Some(Op::Relu | Op::Clamp { .. } | Op::MaxPool { .. }))
+    };
+    chain.filter(ends_stage).last().unwrap_or(0)
+}
+
 /// The closest activation that dominates all `ends`: on every path from the image to each of them.
 fn common_dominator(lifted: &Lifted, ends: &[PlaneId]) -> PlaneId {
-    // Immediate dominators; operands come before what is made of them, so one pass is enough.
-    let mut dominator = vec![0; lifted.shapes.len()];
-    let meet = |dominator: &[PlaneId], mut a: PlaneId, mut b: PlaneId| {
-        while a != b {
-            if a > b {
-                a = dominator[a];
-            } else {
-                b = dominator[b];
-            }
+    let dominator = dominators(lifted);
+    ends.iter().copied().reduce(|a, b| meet(&dominator, a, b)).unwrap_or(0)
+}
+
+/// The closest common dominator of two activations, from each one's own.
+fn meet(dominator: &[PlaneId], mut a: PlaneId, mut b: PlaneId) -> PlaneId {
+    while a != b {
+        if a > b {
+            a = dominator[a];
+        } else {
+            b = dominator[b];
         }
-        a
-    };
+    }
+    a
+}
+
+/// Immediate dominators; operands come before what is made of them, so one pass is enough.
+fn dominators(lifted: &Lifted) -> Vec<PlaneId> {
+    let mut dominator = vec![0; lifted.shapes.len()];
     for (index, step) in lifted.steps.iter().enumerate() {
         let joined = step.inputs.iter().copied().reduce(|a, b| meet(&dominator, a, b));
         dominator[index + 1] = joined.unwrap_or(0);
     }
-    ends.iter().copied().reduce(|a, b| meet(&dominator, a, b)).unwrap_or(0)
+    dominator
 }
 
 /// Steps that `end` needs behind `start`, in order.

@@ -89,15 +89,16 @@ class Separate(nn.Module):
 class Plain(nn.Module):
     """A plain convolutional classifier with pooling and a biased linear layer."""
 
-    def __init__(self):
+    def __init__(self, activation=F.relu):
         super().__init__()
+        self.activation = activation
         self.conv1, self.bn1 = conv(3, 6, 3, 2), nn.BatchNorm2d(6)
         self.conv2, self.bn2 = nn.Conv2d(6, 8, 3, padding=1), nn.BatchNorm2d(8)
         self.drop, self.fc = nn.Dropout(0.2), nn.Linear(8, 7)
 
     def forward(self, x):
-        x = F.relu(self.bn1(self.conv1(x)))
-        x = F.relu(self.bn2(self.conv2(x)))
+        x = self.activation(self.bn1(self.conv1(x)))
+        x = self.activation(self.bn2(self.conv2(x)))
         return self.fc(self.drop(F.avg_pool2d(x, x.shape[3]).view(x.shape[0], -1)))
 
 
@@ -193,6 +194,8 @@ def models():
     yield "weighted", Weighted(ride(False, 4)), image, ["output"]
     yield "separate", seeded(Separate(2), 5, image), image, ["a", "b"]
     yield "plain", seeded(Plain(), 6, image), image, ["logits"]
+    # A limit that is met often, unlike ReLU6's.
+    yield "clipped", seeded(Plain(lambda x: x.clamp(0, 0.75)), 10, image), image, ["logits"]
     yield "mobile", seeded(Mobile(), 7, image), image, ["logits"]
     yield "hardswish", seeded(Mobile(nn.Hardswish), 8, image), image, ["logits"]
     yield "bottlenecks", seeded(Bottlenecks(), 9, torch.zeros(1, 3, 32, 32)), torch.zeros(1, 3, 32, 32), ["a", "b"]
@@ -200,7 +203,7 @@ def models():
 
 # The files of this folder: model, opset, whether the newer exporter writes it.
 KEPT = [("ride", 13, False), ("ride", 18, True), ("mean", 17, False), ("stacked", 20, True), ("weighted", 17, False),
-        ("separate", 15, False), ("plain", 13, False), ("plain", 21, True), ("mobile", 17, False), ("hardswish", 17, False),
+        ("separate", 15, False), ("plain", 13, False), ("plain", 21, True), ("clipped", 17, False), ("mobile", 17, False), ("hardswish", 17, False),
         ("bottlenecks", 18, True)]
 
 
