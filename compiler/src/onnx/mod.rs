@@ -2,8 +2,8 @@
 //!
 //! Three forms are taken: one graph with an output for each expert (or their stack, or their mean, and optionally a score
 //! for each router), a folder with `stem.onnx`, `expert_0.onnx`, ... and optionally `router_0.onnx`, ..., and a classifier
-//! with a single path. Graphs are read by meaning, not by pattern: see [`value`]. What has no counterpart in a
-//! [`Network`] is refused with the node's name, its operator and the reason.
+//! with a single path. Graphs are read by meaning, not by pattern: see `value.rs`. What has no counterpart in a
+//! [`Network`](crate::network::Network) is refused with the node's name, its operator and the reason.
 //!
 //! Files may be hostile: messages are counted before they are decoded, sizes are checked against what is there, computed
 //! constants are limited, and weights in other files must lie right beside the model.
