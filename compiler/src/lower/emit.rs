@@ -194,7 +194,7 @@ impl<'r, 'n> Emitter<'r, 'n> {
                     source,
                     out,
                     accumulate: accumulate.is_some(),
-                    limits: quant.limits(*relu),
+                    limits: quant.capped(quant.limits(*relu), self.program.values[step.output].ceiling),
                     border: input.border(c.in_channels),
                     weights: writer.constant(&constants.weights, WEIGHT_ALIGN)?,
                     params: writer.constant(&constants.params, 4)?,

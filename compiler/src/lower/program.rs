@@ -20,6 +20,8 @@ pub(crate) struct Value {
     pub(crate) shape: Shape,
     /// Values with the same stream share a buffer and a scale; `None` for a value of its own.
     pub(crate) stream: Option<usize>,
+    /// Upper limit of a fused ReLU6 or its like.
+    pub(crate) ceiling: Option<f32>,
 }
 
 /// What a step reads.
@@ -116,7 +118,7 @@ impl PartState<'_> {
 
     /// The ReLU that can be fused behind float value `v`.
     fn relu_behind(&self, v: usize) -> Option<usize> {
-        self.only_reader(v).filter(|&n| self.part.nodes[n].op == Op::Relu)
+        self.only_reader(v).filter(|&n| matches!(self.part.nodes[n].op, Op::Relu | Op::Clamp { .. }))
     }
 
     /// The addition that a convolution computing `v` should accumulate into.
@@ -160,7 +162,7 @@ impl Fuser {
                     let kind = Kind::Conv { conv, relu: relu.is_some(), accumulate: None };
                     self.emit(&mut state, &mut steps, (n, relu.unwrap_or(n)), kind, None)?;
                 }
-                Op::Relu if state.done[v].is_some() => {} // fused
+                Op::Relu | Op::Clamp { .. } if state.done[v].is_some() => {} // fused
                 Op::Add => self.add(&mut state, &mut steps, n)?,
                 Op::Shortcut { stride, before, .. } => {
                     // Both sides belong to residual streams, so that wide goes to wide.
@@ -171,7 +173,7 @@ impl Fuser {
                     let kind = Kind::Shortcut { stride: *stride, before: *before };
                     self.emit(&mut state, &mut steps, (n, n), kind, Some(stream))?;
                 }
-                Op::Relu | Op::MaxPool { .. } => {
+                Op::Relu | Op::Clamp { .. } | Op::MaxPool { .. } => {
                     bail!("{}: {} cannot be compiled to int8 in this place yet", node.name, name_of(&node.op))
                 }
             }
@@ -203,7 +205,11 @@ impl Fuser {
     ) -> Result<()> {
         let part = state.part;
         let input = state.computed(part.nodes[n].inputs[0])?;
-        let value = Value { name: part.nodes[last].name.clone(), shape: state.shapes[last + 1], stream };
+        let ceiling = match part.nodes[last].op {
+            Op::Clamp { max } => Some(max),
+            _ => None,
+        };
+        let value = Value { name: part.nodes[last].name.clone(), shape: state.shapes[last + 1], stream, ceiling };
         self.values.push(value);
         let output = self.values.len() - 1;
         for v in [n + 1, last + 1] {
@@ -248,6 +254,7 @@ fn name_of(op: &Op) -> &'static str {
     match op {
         Op::Conv(_) => "a convolution",
         Op::Relu => "a ReLU of its own",
+        Op::Clamp { .. } => "a ReLU with an upper limit",
         Op::Add => "an addition",
         Op::Shortcut { .. } => "a shortcut",
         Op::MaxPool { .. } => "max pooling",
