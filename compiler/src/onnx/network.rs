@@ -229,7 +229,7 @@ impl Understood {
         let mut experts = Vec::new();
         for (index, (term, trunk)) in program.experts.iter().zip(parts.trunks).enumerate() {
             ensure!(term.bias.len() == classes, "experts have {classes} and {} classes", term.bias.len());
-            experts.push(Expert { trunk, head: head(term, &program.adjustment, program.factor(index))? });
+            experts.push(Expert { trunk, head: head(term, &program.adjustment, program.factor(index), index)? });
         }
         ensure!(
             program.adjustment.is_empty() || program.scores.is_empty(),
@@ -307,12 +307,12 @@ fn fold_into_input(lifted: &mut Lifted, preprocess: &mut Preprocess) {
     lifted.steps[0].op = Op::Relu;
 }
 
-/// A classifier: `factor * (logits + adjustment)`.
+/// The classifier of expert `index`: `factor * (logits + adjustment)`.
 ///
 /// What is added to the combined logits is added to each expert's instead, and an expert's weight in them is a factor of its
 /// own logits. The mean of all experts is then what the graph computes, and the mean of the first ones is a positive
 /// multiple of their weighted mean, so the class is the same however many experts run.
-fn head(term: &Term, adjustment: &[f64], factor: f64) -> Result<Head> {
+fn head(term: &Term, adjustment: &[f64], factor: f64, index: usize) -> Result<Head> {
     let (layer, scale) = (&term.layer, term.scale * factor);
     let added = |class: usize| adjustment.get(class).map_or(0.0, |value| value * factor);
     let bias = term.bias.iter().enumerate().map(|(class, bias)| (bias * scale + added(class)) as f32);
@@ -321,6 +321,7 @@ fn head(term: &Term, adjustment: &[f64], factor: f64) -> Result<Head> {
         bias: bias.collect(),
         features: layer.features,
         normalize: layer.unit,
+        divisor: (index + 1) as f32,
     };
     let finite = head.weight.iter().chain(&head.bias).all(|value| value.is_finite());
     ensure!(finite, "the weights of the classifier {:?} leave the range of f32", layer.name);
@@ -337,6 +338,7 @@ fn assignment(score: &Score) -> Result<Router> {
         top_k: score.seen.top.k,
         fc_weight: floats(&score.weight, 1.0),
         fc_bias: score.bias as f32,
+        threshold: 0.0,
     };
     let all = [&router.hidden_weight, &router.hidden_bias, &router.fc_weight];
     ensure!(all.into_iter().flatten().all(|value| value.is_finite()), "a router's weights are not finite");
