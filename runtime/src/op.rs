@@ -49,17 +49,21 @@ pub enum Layout {
     /// Blocks of 16 channels by 8 inputs (and a last block of 8 channels where that is enough), see
     /// [`crate::kernels::k8n16`]; the bias is folded for activations moved to unsigned bytes by +128.
     K8N16 = 1,
+    /// Pairs of channels by 4 taps, see [`crate::kernels::k4n2`]: cores with the DSP extension. The bias is folded for
+    /// signed activations.
+    K4N2 = 3,
 }
 
 impl Layout {
     /// All layouts.
-    pub const ALL: [Layout; 2] = [Layout::Ohwi, Layout::K8N16];
+    pub const ALL: [Layout; 3] = [Layout::Ohwi, Layout::K8N16, Layout::K4N2];
 
     /// Short name as `ride-compile inspect` shows it.
     pub fn name(self) -> &'static str {
         match self {
             Layout::Ohwi => "ohwi",
             Layout::K8N16 => "k8n16",
+            Layout::K4N2 => "k4n2",
         }
     }
 

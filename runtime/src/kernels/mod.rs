@@ -3,7 +3,10 @@
 //! Dispatch, tests and benchmarks walk the same table, [`BACKENDS`]. Every backend computes exactly the arithmetic law
 //! ([`crate::arith`]); they differ in speed only.
 
+#[cfg(all(target_arch = "arm", any(feature = "dsp", feature = "mve")))]
+pub mod arm;
 pub mod dense;
+pub mod k4n2;
 pub mod k8n16;
 pub mod scalar;
 #[cfg(target_arch = "x86_64")]
@@ -16,6 +19,8 @@ use crate::op::{Conv, ConvShape, Dense, Layout, Pool, Shortcut};
 pub enum Isa {
     /// Portable Rust.
     Scalar,
+    /// Cortex-M with the DSP extension (Armv7E-M, Armv8-M).
+    Dsp,
     /// x86-64 with AVX2.
     Avx2,
     /// x86-64 with AVX-VNNI (256-bit `vpdpbusd`).
@@ -29,6 +34,7 @@ impl Isa {
     pub fn name(self) -> &'static str {
         match self {
             Isa::Scalar => "scalar",
+            Isa::Dsp => "dsp",
             Isa::Avx2 => "avx2",
             Isa::AvxVnni => "avxvnni",
             Isa::Avx512Vnni => "avx512vnni",
@@ -39,6 +45,8 @@ impl Isa {
     pub fn available(self) -> bool {
         match self {
             Isa::Scalar => true,
+            // Whoever builds for a microcontroller says so with the Cargo feature.
+            Isa::Dsp => cfg!(all(target_arch = "arm", feature = "dsp")),
             #[cfg(target_arch = "x86_64")]
             _ => x86::available(self),
             #[cfg(not(target_arch = "x86_64"))]
@@ -50,6 +58,7 @@ impl Isa {
     pub fn macs_per_instruction(self) -> u32 {
         match self {
             Isa::Scalar => 1,
+            Isa::Dsp => 2,
             Isa::Avx2 => 16,
             Isa::AvxVnni => 32,
             Isa::Avx512Vnni => 64,
@@ -227,7 +236,12 @@ pub struct Backend {
 /// All backends of this build, slowest first.
 pub static BACKENDS: &[Backend] = &[
     scalar::OHWI,
+    #[cfg(not(target_os = "none"))]
     scalar::K8N16,
+    #[cfg(not(target_os = "none"))]
+    scalar::K4N2,
+    #[cfg(all(target_arch = "arm", feature = "dsp"))]
+    arm::dsp::BACKEND,
     #[cfg(target_arch = "x86_64")]
     x86::AVX2,
     #[cfg(target_arch = "x86_64")]
@@ -246,6 +260,7 @@ pub fn padded_channels(out_c: u16, layout: Layout) -> usize {
     match layout {
         Layout::Ohwi => usize::from(out_c),
         Layout::K8N16 => k8n16::Blocks::of(out_c).channels(),
+        Layout::K4N2 => k4n2::padded_channels(out_c),
     }
 }
 
@@ -259,5 +274,6 @@ pub fn weights_len(shape: &ConvShape, layout: Layout) -> usize {
     match layout {
         Layout::Ohwi => usize::from(shape.out_c) * shape.taps(),
         Layout::K8N16 => k8n16::weights_len(shape),
+        Layout::K4N2 => k4n2::weights_len(shape),
     }
 }

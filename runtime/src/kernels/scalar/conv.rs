@@ -1,7 +1,7 @@
 //! Portable convolutions over both weight layouts.
 
 use crate::arith::{add_narrow, add_wide, join, requantize, split};
-use crate::kernels::{ConvCall, Params, k8n16};
+use crate::kernels::{ConvCall, Params, k4n2, k8n16};
 use crate::op::ConvShape;
 
 /// One input pixel's channels of a window, or the border.
@@ -71,6 +71,27 @@ pub fn ohwi(call: &mut ConvCall<'_>) {
                     let x = window.at(place, (tap / kernel, tap % kernel), i);
                     acc = acc.wrapping_add(i32::from(x) * i32::from(w as i8));
                 }
+            }
+            store(call, pixel * out_c + c, acc, multiplier, right_shift);
+        }
+    }
+}
+
+/// [`crate::op::Layout::K4N2`].
+pub fn k4n2(call: &mut ConvCall<'_>) {
+    let shape = call.conv.shape;
+    let (kernel, channels, out_c) = (usize::from(shape.kernel), usize::from(shape.in_c), usize::from(shape.out_c));
+    let window = window(call);
+    for pixel in 0..shape.out_h() * shape.out_w() {
+        let place = (pixel / shape.out_w(), pixel % shape.out_w());
+        for c in 0..out_c {
+            let params = call.channel_params();
+            let (multiplier, right_shift) = (params.multiplier(c), params.right_shift[c]);
+            let mut acc = params.bias(c);
+            for tap in 0..shape.taps() {
+                let x = window.at(place, (tap / channels / kernel, tap / channels % kernel), tap % channels);
+                let w = call.weights[k4n2::weight_at(&shape, c, tap)] as i8;
+                acc = acc.wrapping_add(i32::from(x) * i32::from(w));
             }
             store(call, pixel * out_c + c, acc, multiplier, right_shift);
         }

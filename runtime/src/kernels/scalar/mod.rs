@@ -18,6 +18,21 @@ pub const OHWI: Backend = Backend {
     dense: dense::rows,
 };
 
+/// Pairs of channels by 4 taps, as cores with the DSP extension want them.
+pub const K4N2: Backend = Backend {
+    isa: Isa::Scalar,
+    layout: Layout::K4N2,
+    conv: ConvKernel {
+        name: "qs8_conv_1x1_k4n2_scalar",
+        tile: (1, 1),
+        scratch_len: crate::kernels::k4n2::scratch_len,
+        run: conv::k4n2,
+    },
+    shortcut: shortcut::run,
+    pool: pool::run,
+    dense: dense::packed,
+};
+
 /// The vector layout, one pixel by one block at a time.
 pub const K8N16: Backend = Backend {
     isa: Isa::Scalar,
