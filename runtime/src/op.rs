@@ -49,17 +49,21 @@ pub enum Layout {
     /// Blocks of 16 channels by 8 inputs (and a last block of 8 channels where that is enough), see
     /// [`crate::kernels::k8n16`]; the bias is folded for activations moved to unsigned bytes by +128.
     K8N16 = 1,
+    /// Streams of 4 channels by 8 inputs for 64-bit Arm, see [`crate::kernels::k8n4`]; the bias is folded for signed
+    /// activations.
+    K8N4 = 2,
 }
 
 impl Layout {
     /// All layouts.
-    pub const ALL: [Layout; 2] = [Layout::Ohwi, Layout::K8N16];
+    pub const ALL: [Layout; 3] = [Layout::Ohwi, Layout::K8N16, Layout::K8N4];
 
     /// Short name as `ride-compile inspect` shows it.
     pub fn name(self) -> &'static str {
         match self {
             Layout::Ohwi => "ohwi",
             Layout::K8N16 => "k8n16",
+            Layout::K8N4 => "k8n4",
         }
     }
 
@@ -273,7 +277,7 @@ pub struct Dense {
     pub weights: Span,
     /// `factor` (f32) and `bias` (f32) of each output: two arrays, one after the other.
     pub params: Span,
-    /// Whether the weights are packed for vector units ([`Layout::K8N16`]) or plain rows.
+    /// Whether the weights are packed for vector units or plain rows ([`Layout::Ohwi`]).
     pub layout: Layout,
     /// Whether the feature's inverse norm is a factor.
     pub normalize: bool,

@@ -2,7 +2,7 @@
 //!
 //! Needs the feature `std` to see what the processor can do; without it, only what the compiler was told to use runs.
 
-use ride_runtime::kernels::{self, BACKENDS, Backend, ConvCall, DenseCall, PoolCall, ShortcutCall, k8n16, scalar};
+use ride_runtime::kernels::{self, BACKENDS, Backend, ConvCall, DenseCall, PoolCall, ShortcutCall, k8n4, k8n16, scalar};
 use ride_runtime::op::{Conv, ConvShape, Dense, Layout, Limits, Planes, Pool, Shortcut, Source, Span, feature_norm_at};
 use ride_runtime::oracle;
 
@@ -172,6 +172,11 @@ impl Case {
                 k8n16::pack(&self.conv.shape, &self.weights, &mut out);
                 out
             }
+            Layout::K8N4 => {
+                let mut out = vec![0; k8n4::weights_len(&self.conv.shape)];
+                k8n4::pack(&self.conv.shape, &self.weights, &mut out);
+                out
+            }
         }
     }
 
@@ -180,7 +185,7 @@ impl Case {
         let padding = kernels::padded_channels(self.conv.shape.out_c, layout) - self.bias.len();
         let sums = self.weights.chunks_exact(self.conv.shape.taps()).map(|row| row.iter().map(|&w| i32::from(w)).sum());
         let folded = self.bias.iter().zip(sums).map(|(b, sum): (_, i32)| match layout {
-            Layout::Ohwi => *b,
+            Layout::Ohwi | Layout::K8N4 => *b,
             Layout::K8N16 => b - 128 * sum,
         });
         let mut out: Vec<u8> = folded.flat_map(i32::to_le_bytes).collect();
@@ -374,6 +379,7 @@ fn reference(layout: Layout) -> Backend {
     match layout {
         Layout::Ohwi => scalar::OHWI,
         Layout::K8N16 => scalar::K8N16,
+        Layout::K8N4 => scalar::K8N4,
     }
 }
 

@@ -5,6 +5,7 @@
 
 pub mod dense;
 pub mod k8n16;
+pub mod k8n4;
 pub mod scalar;
 #[cfg(target_arch = "x86_64")]
 pub mod x86;
@@ -228,6 +229,7 @@ pub struct Backend {
 pub static BACKENDS: &[Backend] = &[
     scalar::OHWI,
     scalar::K8N16,
+    scalar::K8N4,
     #[cfg(target_arch = "x86_64")]
     x86::AVX2,
     #[cfg(target_arch = "x86_64")]
@@ -246,6 +248,7 @@ pub fn padded_channels(out_c: u16, layout: Layout) -> usize {
     match layout {
         Layout::Ohwi => usize::from(out_c),
         Layout::K8N16 => k8n16::Blocks::of(out_c).channels(),
+        Layout::K8N4 => k8n4::channels(out_c),
     }
 }
 
@@ -259,5 +262,6 @@ pub fn weights_len(shape: &ConvShape, layout: Layout) -> usize {
     match layout {
         Layout::Ohwi => usize::from(shape.out_c) * shape.taps(),
         Layout::K8N16 => k8n16::weights_len(shape),
+        Layout::K8N4 => k8n4::weights_len(shape),
     }
 }
