@@ -52,11 +52,14 @@ pub enum Layout {
     /// Pairs of channels by 4 taps, see [`crate::kernels::k4n2`]: cores with the DSP extension. The bias is folded for
     /// signed activations.
     K4N2 = 3,
+    /// Streams of 4 channels by 8 inputs for 64-bit Arm, see [`crate::kernels::k8n4`]; the bias is folded for signed
+    /// activations.
+    K8N4 = 2,
 }
 
 impl Layout {
     /// All layouts.
-    pub const ALL: [Layout; 3] = [Layout::Ohwi, Layout::K8N16, Layout::K4N2];
+    pub const ALL: [Layout; 4] = [Layout::Ohwi, Layout::K8N16, Layout::K8N4, Layout::K4N2];
 
     /// Short name as `ride-compile inspect` shows it.
     pub fn name(self) -> &'static str {
@@ -64,6 +67,7 @@ impl Layout {
             Layout::Ohwi => "ohwi",
             Layout::K8N16 => "k8n16",
             Layout::K4N2 => "k4n2",
+            Layout::K8N4 => "k8n4",
         }
     }
 
@@ -277,7 +281,7 @@ pub struct Dense {
     pub weights: Span,
     /// `factor` (f32) and `bias` (f32) of each output: two arrays, one after the other.
     pub params: Span,
-    /// Whether the weights are packed for vector units ([`Layout::K8N16`]) or plain rows.
+    /// Whether the weights are packed for vector units or plain rows ([`Layout::Ohwi`]).
     pub layout: Layout,
     /// Whether the feature's inverse norm is a factor.
     pub normalize: bool,

@@ -5,8 +5,14 @@ use ride_runtime::op::Layout;
 use serde::Deserialize;
 
 /// The data files that are built in.
-const FILES: &[(&str, &str)] =
-    &[("portable.toml", include_str!("../data/portable.toml")), ("x86-64.toml", include_str!("../data/x86-64.toml"))];
+const FILES: &[(&str, &str)] = &[
+    ("portable.toml", include_str!("../data/portable.toml")),
+    ("x86-64.toml", include_str!("../data/x86-64.toml")),
+    ("aarch64.toml", include_str!("../data/aarch64.toml")),
+    ("cortex-a53.toml", include_str!("../data/cortex-a53.toml")),
+    ("cortex-a76.toml", include_str!("../data/cortex-a76.toml")),
+    ("cortex-a710.toml", include_str!("../data/cortex-a710.toml")),
+];
 
 /// A machine that artifacts can be built for.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -91,7 +97,13 @@ pub fn find(name: &str) -> Result<Target> {
 
 /// Name of the target that describes this machine.
 pub fn host() -> &'static str {
-    if cfg!(target_arch = "x86_64") { "x86-64" } else { "portable" }
+    if cfg!(target_arch = "x86_64") {
+        "x86-64"
+    } else if cfg!(target_arch = "aarch64") {
+        "aarch64"
+    } else {
+        "portable"
+    }
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ pub mod arm;
 pub mod dense;
 pub mod k4n2;
 pub mod k8n16;
+pub mod k8n4;
 pub mod scalar;
 #[cfg(target_arch = "x86_64")]
 pub mod x86;
@@ -240,6 +241,8 @@ pub static BACKENDS: &[Backend] = &[
     scalar::K8N16,
     #[cfg(not(target_os = "none"))]
     scalar::K4N2,
+    #[cfg(not(target_os = "none"))]
+    scalar::K8N4,
     #[cfg(all(target_arch = "arm", feature = "dsp"))]
     arm::dsp::BACKEND,
     #[cfg(target_arch = "x86_64")]
@@ -261,6 +264,7 @@ pub fn padded_channels(out_c: u16, layout: Layout) -> usize {
         Layout::Ohwi => usize::from(out_c),
         Layout::K8N16 => k8n16::Blocks::of(out_c).channels(),
         Layout::K4N2 => k4n2::padded_channels(out_c),
+        Layout::K8N4 => k8n4::channels(out_c),
     }
 }
 
@@ -275,5 +279,6 @@ pub fn weights_len(shape: &ConvShape, layout: Layout) -> usize {
         Layout::Ohwi => usize::from(shape.out_c) * shape.taps(),
         Layout::K8N16 => k8n16::weights_len(shape),
         Layout::K4N2 => k4n2::weights_len(shape),
+        Layout::K8N4 => k8n4::weights_len(shape),
     }
 }

@@ -5,7 +5,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use alloc::{format, vec};
 
-use ride_runtime::kernels::{self, Backend, ConvCall, DenseCall, PoolCall, ShortcutCall, k4n2, k8n16, scalar};
+use ride_runtime::kernels::{self, Backend, ConvCall, DenseCall, PoolCall, ShortcutCall, k4n2, k8n4, k8n16, scalar};
 use ride_runtime::op::{Conv, ConvShape, Dense, Layout, Limits, Planes, Pool, Shortcut, Source, Span, feature_norm_at};
 use ride_runtime::oracle;
 
@@ -162,6 +162,11 @@ impl Case {
                 k4n2::pack(&self.conv.shape, &self.weights, &mut out);
                 out
             }
+            Layout::K8N4 => {
+                let mut out = vec![0; k8n4::weights_len(&self.conv.shape)];
+                k8n4::pack(&self.conv.shape, &self.weights, &mut out);
+                out
+            }
             Layout::K8N16 => {
                 let mut out = vec![0; k8n16::weights_len(&self.conv.shape)];
                 k8n16::pack(&self.conv.shape, &self.weights, &mut out);
@@ -175,7 +180,7 @@ impl Case {
         let padding = kernels::padded_channels(self.conv.shape.out_c, layout) - self.bias.len();
         let sums = self.weights.chunks_exact(self.conv.shape.taps()).map(|row| row.iter().map(|&w| i32::from(w)).sum());
         let folded = self.bias.iter().zip(sums).map(|(b, sum): (_, i32)| match layout {
-            Layout::Ohwi | Layout::K4N2 => *b,
+            Layout::Ohwi | Layout::K4N2 | Layout::K8N4 => *b,
             Layout::K8N16 => b - 128 * sum,
         });
         let mut out: Vec<u8> = folded.flat_map(i32::to_le_bytes).collect();
@@ -289,6 +294,7 @@ fn reference(layout: Layout) -> Backend {
         Layout::Ohwi => scalar::OHWI,
         Layout::K8N16 => scalar::K8N16,
         Layout::K4N2 => scalar::K4N2,
+        Layout::K8N4 => scalar::K8N4,
     }
 }
 

@@ -1,7 +1,7 @@
-//! Portable convolutions over both weight layouts.
+//! Portable convolutions over all weight layouts.
 
 use crate::arith::{add_narrow, add_wide, join, requantize, split};
-use crate::kernels::{ConvCall, Params, k4n2, k8n16};
+use crate::kernels::{ConvCall, Params, k4n2, k8n4, k8n16};
 use crate::op::ConvShape;
 
 /// One input pixel's channels of a window, or the border.
@@ -157,6 +157,35 @@ fn tail_sums(call: &ConvCall<'_>, pixel: usize, full: usize) -> [i32; 8] {
             }
         }
     });
+    acc
+}
+
+/// [`crate::op::Layout::K8N4`].
+pub fn k8n4(call: &mut ConvCall<'_>) {
+    let shape = call.conv.shape;
+    for pixel in 0..shape.out_h() * shape.out_w() {
+        for first in (0..usize::from(shape.out_c)).step_by(k8n4::GROUP) {
+            let acc = group_sums(call, pixel, first);
+            store_block(call, pixel, first, &acc);
+        }
+    }
+}
+
+/// Sums of a group of channels that starts at channel `first`.
+fn group_sums(call: &ConvCall<'_>, pixel: usize, first: usize) -> [i32; k8n4::GROUP] {
+    let (shape, params, window) = (call.conv.shape, call.channel_params(), window(call));
+    let place = (pixel / shape.out_w(), pixel % shape.out_w());
+    let mut acc: [i32; k8n4::GROUP] = core::array::from_fn(|n| params.bias(first + n));
+    for s in 0..k8n4::steps(&shape) {
+        let w = &call.weights[k8n4::weight_at(&shape, first, s, 0)..][..k8n4::GROUP_STEP];
+        for k in 0..k8n4::STEP {
+            let Some((row, column, c)) = k8n4::tap(&shape, s, k) else { continue };
+            let x = i32::from(window.at(place, (row, column), c));
+            for (n, acc) in acc.iter_mut().enumerate() {
+                *acc = acc.wrapping_add(x * i32::from(w[k / 4 * 16 + n * 4 + k % 4] as i8));
+            }
+        }
+    }
     acc
 }
 

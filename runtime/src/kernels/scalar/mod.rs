@@ -33,11 +33,21 @@ pub const K4N2: Backend = Backend {
     dense: dense::packed,
 };
 
-/// The vector layout, one pixel by one block at a time.
+/// The layout of x86 vector units, one pixel by one block at a time.
 pub const K8N16: Backend = Backend {
     isa: Isa::Scalar,
     layout: Layout::K8N16,
     conv: ConvKernel { name: "qs8_conv_1x16_k8n16_scalar", tile: (1, 16), scratch_len: |_| 0, run: conv::k8n16 },
+    shortcut: shortcut::run,
+    pool: pool::run,
+    dense: dense::packed,
+};
+
+/// The layout of 64-bit Arm, one pixel by one group of channels at a time.
+pub const K8N4: Backend = Backend {
+    isa: Isa::Scalar,
+    layout: Layout::K8N4,
+    conv: ConvKernel { name: "qs8_conv_1x4_k8n4_scalar", tile: (1, 4), scratch_len: |_| 0, run: conv::k8n4 },
     shortcut: shortcut::run,
     pool: pool::run,
     dense: dense::packed,
