@@ -32,8 +32,8 @@ Examples:
   ride-compile build model_best.pth --data images/ --class-counts counts.txt --target x86-64
   ride-compile build runs/my-ride --calibration table.json")]
 pub(crate) struct BuildArgs {
-    /// Machine to build for: `host` is this one, `ride-compile targets` lists all
-    #[arg(long, value_name = "NAME", default_value = "host")]
+    /// Machine to build for: `host` is this one, `ride-compile targets` lists all; or a data file of your own (.toml)
+    #[arg(long, value_name = "NAME|FILE", default_value = "host")]
     target: String,
     /// The artifact to write [default: the model folder's name with .ride]
     #[arg(long, short, value_name = "FILE")]
