@@ -25,7 +25,7 @@ fn backends() -> Vec<Backend> {
 }
 
 fn sweep(seed: u64) -> Sweep {
-    Sweep { backends: backends(), r: Random(seed), every: 1, seen: 0 }
+    Sweep { backends: backends().leak(), r: Random(seed), every: 1, seen: 0 }
 }
 
 #[test]

@@ -122,7 +122,7 @@ impl Spreader<'_> {
         let (row, above, rows) = self.inside(y, shape.in_h);
         let (column, left, columns) = self.inside(x, shape.in_w);
         let right = kernel - left - columns;
-        let border = u32::from(self.conv.border[0]) * 0x0101_0101;
+        let border = u32::from_le_bytes(self.conv.border);
         // SAFETY: rows and columns inside exist; all parts of a window together are `taps / 4` words, and what is missing
         // to `padded / 4` follows.
         unsafe {

@@ -69,7 +69,7 @@ extern "C" fn main() -> ! {
         ("shortcuts", Sweep::shortcuts),
     ];
     for (seed, (name, walk)) in walks.into_iter().enumerate() {
-        let mut sweep = Sweep { backends: BACKENDS.to_vec(), r: Random(seed as u64 + 1), every, seen: 0 };
+        let mut sweep = Sweep { backends: BACKENDS, r: Random(seed as u64 + 1), every, seen: 0 };
         walk(&mut sweep);
         cases += sweep.seen / every;
         say!("{name}: {} cases pass, one in {every} was run", sweep.seen);
