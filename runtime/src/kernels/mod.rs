@@ -22,6 +22,8 @@ pub enum Isa {
     Scalar,
     /// Cortex-M with the DSP extension (Armv7E-M, Armv8-M).
     Dsp,
+    /// Cortex-M with Helium (MVE).
+    Mve,
     /// x86-64 with AVX2.
     Avx2,
     /// x86-64 with AVX-VNNI (256-bit `vpdpbusd`).
@@ -36,6 +38,7 @@ impl Isa {
         match self {
             Isa::Scalar => "scalar",
             Isa::Dsp => "dsp",
+            Isa::Mve => "mve",
             Isa::Avx2 => "avx2",
             Isa::AvxVnni => "avxvnni",
             Isa::Avx512Vnni => "avx512vnni",
@@ -48,6 +51,7 @@ impl Isa {
             Isa::Scalar => true,
             // Whoever builds for a microcontroller says so with the Cargo feature.
             Isa::Dsp => cfg!(all(target_arch = "arm", feature = "dsp")),
+            Isa::Mve => cfg!(all(target_arch = "arm", feature = "mve")),
             #[cfg(target_arch = "x86_64")]
             _ => x86::available(self),
             #[cfg(not(target_arch = "x86_64"))]
@@ -60,6 +64,7 @@ impl Isa {
         match self {
             Isa::Scalar => 1,
             Isa::Dsp => 2,
+            Isa::Mve => 16,
             Isa::Avx2 => 16,
             Isa::AvxVnni => 32,
             Isa::Avx512Vnni => 64,
@@ -249,6 +254,8 @@ pub static BACKENDS: &[Backend] = &[
     scalar::K8N4,
     #[cfg(all(target_arch = "arm", feature = "dsp"))]
     arm::dsp::BACKEND,
+    #[cfg(all(target_arch = "arm", feature = "mve"))]
+    arm::mve::BACKEND,
     #[cfg(target_arch = "x86_64")]
     x86::AVX2,
     #[cfg(target_arch = "x86_64")]
@@ -260,6 +267,11 @@ pub static BACKENDS: &[Backend] = &[
 /// The fastest backend for `layout` that this machine can run.
 pub fn best(layout: Layout) -> Option<&'static Backend> {
     BACKENDS.iter().rev().find(|b| b.layout == layout && b.isa.available())
+}
+
+/// Scratch bytes of convolutions over [`Layout::Ohwi`]: the windows of three pixels, which the Helium kernels gather.
+pub fn ohwi_scratch_len(shape: &ConvShape) -> usize {
+    3 * shape.taps()
 }
 
 /// Channels of the parameter arrays, padding included.

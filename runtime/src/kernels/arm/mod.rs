@@ -6,3 +6,6 @@
 
 #[cfg(feature = "dsp")]
 pub mod dsp;
+#[cfg(feature = "mve")]
+pub mod mve;
+mod store;

@@ -12,7 +12,12 @@ use crate::op::Layout;
 pub const OHWI: Backend = Backend {
     isa: Isa::Scalar,
     layout: Layout::Ohwi,
-    conv: ConvKernel { name: "qs8_conv_1x1_scalar", tile: (1, 1), scratch_len: |_| 0, run: conv::ohwi },
+    conv: ConvKernel {
+        name: "qs8_conv_1x1_scalar",
+        tile: (1, 1),
+        scratch_len: super::ohwi_scratch_len,
+        run: conv::ohwi,
+    },
     shortcut: shortcut::run,
     pool: pool::run,
     dense: dense::rows,

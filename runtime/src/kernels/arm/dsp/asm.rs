@@ -1,4 +1,5 @@
-//! The instructions of the DSP extension, and the two loops that must be written in them as a whole.
+//! The instructions of the DSP extension, and the two loops that must be written in them as a whole. Naked functions name
+//! the architecture themselves: the assembler reads them without the compiler's `-Ctarget-cpu`, and Armv8-M alone has no DSP.
 
 use core::arch::{asm, naked_asm};
 
@@ -87,6 +88,7 @@ pub(super) fn ssat8(x: i32) -> i32 {
 #[unsafe(naked)]
 pub(super) unsafe extern "C" fn spread(from: *const u8, words: usize, to: *mut u8) -> *mut u8 {
     naked_asm!(
+        ".arch armv7e-m",
         "subs r1, #4",
         "blo 3f",
         "2:",
@@ -135,6 +137,7 @@ pub(super) unsafe extern "C" fn spread(from: *const u8, words: usize, to: *mut u
 #[unsafe(naked)]
 pub(super) unsafe extern "C" fn tile_3x2(sums: *mut [i32; 6], weights: *const u8, windows: *const u8, end: *const u8) {
     naked_asm!(
+        ".arch armv7e-m",
         "push {{r0, r3-r11, lr}}",
         "ldrd r6, r7, [r0]",
         "mov r0, r2",

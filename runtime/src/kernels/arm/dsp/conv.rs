@@ -1,11 +1,10 @@
 //! Convolution: three windows spread to halfwords, then all channels over them, two at a time.
 
+use super::super::store::Out;
 use super::{Factor, asm};
-use crate::arith::{add_narrow, add_wide, join, requantize, split};
-use crate::format::u32_at;
 use crate::kernels::k4n2::{self, PIXELS, STEP};
 use crate::kernels::{ConvCall, Params, params_len};
-use crate::op::{Conv, Layout, Limits};
+use crate::op::{Conv, Layout};
 
 /// Bytes of a step of all pixels' windows.
 const ROW: usize = 2 * STEP * PIXELS;
@@ -60,6 +59,7 @@ pub(super) unsafe fn run(call: &mut ConvCall<'_>) {
             accumulate: conv.accumulate,
             hi: call.out_hi.as_mut_ptr(),
             lo: if call.out_lo.is_empty() { core::ptr::null_mut() } else { call.out_lo.as_mut_ptr() },
+            channels: usize::from(conv.shape.out_c),
         },
     };
     let finish = tiles.finisher();
@@ -213,25 +213,13 @@ struct Tiles<'a> {
     out: Out,
 }
 
-/// Where results go.
-struct Out {
-    limits: Limits,
-    accumulate: bool,
-    hi: *mut u8,
-    /// Null where the output is narrow.
-    lo: *mut u8,
-}
-
 /// Stores the sums of channel `c` and its partner for `held` pixels from `pixel` on.
 type Finish = unsafe fn(&Tiles<'_>, sums: &[i32; 6], c: usize, pixel: usize, held: usize);
 
 impl Tiles<'_> {
     /// The finish that suits the layer.
     fn finisher(&self) -> Finish {
-        let l = self.out.limits;
-        let full = l.min <= i16::from(i8::MIN) && l.max >= i16::from(i8::MAX);
-        let high_half = self.params.right_shift.iter().all(|&r| r >= 33);
-        match (high_half && full && self.out.lo.is_null() && self.out_c.is_multiple_of(2), self.out.accumulate) {
+        match (self.out.plain_bytes(&self.params) && self.out_c.is_multiple_of(2), self.out.accumulate) {
             (true, false) => finish_bytes::<false>,
             (true, true) => finish_bytes::<true>,
             (false, _) => finish_any,
@@ -293,29 +281,10 @@ unsafe fn finish_bytes<const ADD: bool>(t: &Tiles<'_>, sums: &[i32; 6], c: usize
 /// # Safety
 /// The slices are complete, and the outputs exist.
 unsafe fn finish_any(t: &Tiles<'_>, sums: &[i32; 6], c: usize, pixel: usize, held: usize) {
-    let (limits, wide) = (t.out.limits, !t.out.lo.is_null());
     for (i, &acc) in sums.iter().enumerate().take(2 * held) {
-        let (p, c) = (pixel + i / 2, c + i % 2);
-        if c >= t.out_c {
-            continue;
-        }
-        let right_shift = t.params.right_shift.get(c).map_or(62, |&r| r);
-        let value = requantize(acc, u32_at(t.params.multiplier, 4 * c) as i32, right_shift);
-        // SAFETY: outputs of this pixel and channel exist in every plane.
-        unsafe {
-            let (hi, lo) = (t.out.hi.add(p * t.out_c + c), t.out.lo.wrapping_add(p * t.out_c + c));
-            let base = match (t.out.accumulate, wide) {
-                (false, _) => limits.zero,
-                (true, true) => join(*hi, *lo),
-                (true, false) => i16::from(*hi as i8),
-            };
-            let sum = if wide { add_wide(base, value) } else { add_narrow(base, value) };
-            let out = sum.max(limits.min).min(limits.max);
-            if wide {
-                (*hi, *lo) = split(out);
-            } else {
-                *hi = out as u8;
-            }
+        if c + i % 2 < t.out_c {
+            // SAFETY: the output exists.
+            unsafe { t.out.store(&t.params, acc, pixel + i / 2, c + i % 2) };
         }
     }
 }
