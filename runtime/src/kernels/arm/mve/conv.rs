@@ -44,7 +44,7 @@ pub(super) unsafe fn run(call: &mut ConvCall<'_>) {
         channels,
     };
     let aligned = call.params.as_ptr().addr().is_multiple_of(4);
-    let fast = aligned && out.plain_bytes(&params);
+    let fast = aligned && channels.is_multiple_of(4) && out.plain_bytes(&params);
     let tiles = Tiles { weights: call.weights.as_ptr(), windows, taps: conv.shape.taps(), params, out, fast };
     let (out_h, out_w) = (conv.shape.out_h(), conv.shape.out_w());
     let (mut held, mut done) = (0, 0);
@@ -83,26 +83,28 @@ impl Gather<'_> {
 
     /// # Safety
     /// The slices are complete, the output exists, and there is room for a window at `to`.
-    unsafe fn window(&self, y: usize, x: usize, mut to: *mut u8) {
+    unsafe fn window(&self, y: usize, x: usize, to: *mut u8) {
         let shape = &self.conv.shape;
         let (kernel, width, channels) = (usize::from(shape.kernel), usize::from(shape.in_w), usize::from(shape.in_c));
         let (row, above, rows) = self.inside(y, shape.in_h);
         let (column, left, columns) = self.inside(x, shape.in_w);
         let line = kernel * channels;
-        // SAFETY: rows and columns inside exist; all parts of a window together are `taps` bytes.
+        // SAFETY: rows and columns inside exist, and so do their places in a window of `kernel` lines.
         unsafe {
-            to = self.border(above * line, to);
-            let mut from = self.input.add((row * width + column) * channels);
-            for _ in 0..rows {
-                to = self.border(left * channels, to);
-                asm::copy(to, from, columns * channels);
-                if self.flip != 0 {
-                    (0..columns * channels).for_each(|i| *to.add(i) ^= self.flip);
-                }
-                to = self.border((kernel - left - columns) * channels, to.add(columns * channels));
-                from = from.add(width * channels);
+            if rows < kernel || columns < kernel {
+                self.border(kernel * line, to);
             }
-            self.border((kernel - above - rows) * line, to);
+            if rows > 0 && columns > 0 {
+                let inside = asm::Rows {
+                    from: self.input.add((row * width + column) * channels),
+                    from_step: width * channels,
+                    to_step: line,
+                    len: columns * channels,
+                    count: rows,
+                    flip: u32::from(self.flip),
+                };
+                asm::gather(to.add(above * line + left * channels), &inside);
+            }
         }
     }
 
@@ -110,8 +112,7 @@ impl Gather<'_> {
     ///
     /// # Safety
     /// They can be written.
-    #[inline(always)]
-    unsafe fn border(&self, n: usize, to: *mut u8) -> *mut u8 {
+    unsafe fn border(&self, n: usize, to: *mut u8) {
         let channels = usize::from(self.conv.shape.in_c);
         if channels > 4 {
             // SAFETY: promised by the caller.
@@ -124,8 +125,6 @@ impl Gather<'_> {
                 c = if c + 1 == channels { 0 } else { c + 1 };
             }
         }
-        // SAFETY: the end of what was written.
-        unsafe { to.add(n) }
     }
 }
 
@@ -146,6 +145,10 @@ impl Tiles<'_> {
     /// Their windows have been gathered, and the slices are complete.
     unsafe fn run(&self, pixel: usize, held: usize) {
         let channels = self.out.channels;
+        if self.fast {
+            // SAFETY: as promised; whole groups of four channels.
+            return unsafe { self.quads(pixel, held) };
+        }
         let mut sums = [0i32; 4 * PIXELS];
         for first in (0..channels).step_by(4) {
             let here = (channels - first).min(4);
@@ -154,6 +157,7 @@ impl Tiles<'_> {
                 let c = (first + half).min(channels.saturating_sub(2));
                 let taps = self.taps;
                 if channels == 1 {
+                    // SAFETY: as promised.
                     return unsafe { self.only_channel(pixel, held) };
                 }
                 // SAFETY: rows `c` and `c + 1` exist; `sums` holds ten words from here on.
@@ -193,31 +197,35 @@ impl Tiles<'_> {
     ///
     /// # Safety
     /// They exist, for `held` pixels from `pixel` on.
-    #[inline(always)]
     unsafe fn finish(&self, sums: &[i32; 4 * PIXELS], pixel: usize, held: usize, first: usize, here: usize) {
-        if self.fast && here == 4 {
-            let group = asm::Group {
-                multiplier: self.params.multiplier.as_ptr().wrapping_add(4 * first),
-                right_shift: self.params.right_shift.as_ptr().wrapping_add(first),
-                out_c: self.out.channels,
-                zero: i32::from(self.out.limits.zero),
-            };
-            // SAFETY: four channels and their parameters exist.
-            unsafe {
-                let out = self.out.hi.add(pixel * self.out.channels + first);
-                if self.out.accumulate {
-                    asm::finish_residual(sums.as_ptr(), &group, out, held);
-                } else {
-                    asm::finish_bytes(sums.as_ptr(), &group, out, held);
-                }
-            }
-            return;
-        }
         for (i, &acc) in sums.iter().enumerate().take(4 * held) {
             if i % 4 < here {
                 // SAFETY: the output exists.
                 unsafe { self.out.store(&self.params, acc, pixel + i / 4, first + i % 4) };
             }
         }
+    }
+
+    /// All channels, where they are whole groups of four and saturated bytes.
+    ///
+    /// # Safety
+    /// As [`Tiles::run`].
+    #[inline(always)]
+    unsafe fn quads(&self, pixel: usize, held: usize) {
+        let mut quads = asm::Quads {
+            windows: self.windows,
+            weights: self.weights,
+            taps: self.taps,
+            bias: self.params.bias.as_ptr(),
+            multiplier: self.params.multiplier.as_ptr(),
+            right_shift: self.params.right_shift.as_ptr(),
+            out: self.out.hi.wrapping_add(pixel * self.out.channels),
+            out_c: self.out.channels,
+            zero: i32::from(self.out.limits.zero),
+            held,
+            count: self.out.channels / 4,
+        };
+        // SAFETY: weights, parameters and outputs of all channels exist.
+        unsafe { if self.out.accumulate { asm::quads_add(&mut quads) } else { asm::quads(&mut quads) } }
     }
 }

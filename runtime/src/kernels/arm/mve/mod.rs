@@ -1,10 +1,12 @@
 //! Cortex-M55 and M85: sixteen products an instruction (`vmladava`) over plain rows of weights.
 //!
-//! Convolutions gather three windows in scratch memory. Shortcut, pooling and dense layers are the portable code, which the
-//! compiler vectorises for the core; 16-bit residuals and ragged channels are multiplied by vectors and finished by plain code.
+//! Convolutions gather three windows in scratch memory. Pooling is the portable code, which the compiler vectorises for the
+//! core; 16-bit residuals and ragged channels are multiplied by vectors and finished by plain code.
 
 mod asm;
 mod conv;
+mod dense;
+mod shortcut;
 
 use crate::kernels::{Backend, ConvKernel, Isa, scalar};
 use crate::op::Layout;
@@ -19,7 +21,7 @@ pub const BACKEND: Backend = Backend {
         scratch_len: crate::kernels::ohwi_scratch_len,
         run: conv::run,
     },
-    shortcut: scalar::shortcut::run,
+    shortcut: shortcut::run,
     pool: scalar::pool::run,
-    dense: scalar::dense::rows,
+    dense: dense::run,
 };
