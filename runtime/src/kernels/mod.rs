@@ -269,7 +269,8 @@ pub fn best(layout: Layout) -> Option<&'static Backend> {
     BACKENDS.iter().rev().find(|b| b.layout == layout && b.isa.available())
 }
 
-/// Scratch bytes of convolutions over [`Layout::Ohwi`]: the windows of three pixels, which the Helium kernels gather.
+/// Scratch bytes of convolutions over [`Layout::Ohwi`]: the windows of three pixels, which the Helium kernels gather; the
+/// portable kernel gathers one.
 pub fn ohwi_scratch_len(shape: &ConvShape) -> usize {
     3 * shape.taps()
 }

@@ -1,7 +1,7 @@
 //! Portable convolutions over all weight layouts.
 
 use crate::arith::{add_narrow, add_wide, join, requantize, split};
-use crate::kernels::{ConvCall, Params, k4n2, k8n4, k8n16};
+use crate::kernels::{ConvCall, k4n2, k8n4, k8n16};
 use crate::op::ConvShape;
 
 /// One input pixel's channels of a window, or the border.
@@ -55,25 +55,35 @@ fn store(call: &mut ConvCall<'_>, at: usize, acc: i32, multiplier: i32, right_sh
     call.out_hi[at] ^= flip;
 }
 
+/// Brings the int8 window of output pixel `pixel` to the scratch memory, in OHWI order.
+fn gather(call: &mut ConvCall<'_>, window: &Window<'_>, pixel: usize) {
+    let shape = call.conv.shape;
+    let (kernel, channels) = (usize::from(shape.kernel), usize::from(shape.in_c));
+    let place = (pixel / shape.out_w(), pixel % shape.out_w());
+    let mut to = call.scratch.iter_mut();
+    for tap in 0..kernel * kernel {
+        for (c, to) in to.by_ref().take(channels).enumerate() {
+            *to = window.at(place, (tap / kernel, tap % kernel), c) as u8;
+        }
+    }
+}
+
+/// Product of bytes.
+fn dot(acc: i32, x: &[u8], w: &[u8]) -> i32 {
+    x.iter().zip(w).fold(acc, |acc, (&x, &w)| acc.wrapping_add(i32::from(x as i8) * i32::from(w as i8)))
+}
+
 /// [`crate::op::Layout::Ohwi`].
 pub fn ohwi(call: &mut ConvCall<'_>) {
     let shape = call.conv.shape;
-    let (kernel, channels, out_c) = (usize::from(shape.kernel), usize::from(shape.in_c), usize::from(shape.out_c));
+    let (taps, out_c) = (shape.taps(), usize::from(shape.out_c));
     let window = window(call);
-    let weights = call.weights;
     for pixel in 0..shape.out_h() * shape.out_w() {
-        let place = (pixel / shape.out_w(), pixel % shape.out_w());
-        for c in 0..out_c {
-            let params = Params::new(call.params, out_c);
+        gather(call, &window, pixel);
+        for (c, row) in call.weights.chunks_exact(taps).take(out_c).enumerate() {
+            let params = call.channel_params();
+            let acc = dot(params.bias(c), &call.scratch[..taps], row);
             let (multiplier, right_shift) = (params.multiplier(c), params.right_shift[c]);
-            let mut acc = params.bias(c);
-            let mut taps = weights[c * shape.taps()..].iter();
-            for tap in 0..kernel * kernel {
-                for (i, &w) in taps.by_ref().take(channels).enumerate() {
-                    let x = window.at(place, (tap / kernel, tap % kernel), i);
-                    acc = acc.wrapping_add(i32::from(x) * i32::from(w as i8));
-                }
-            }
             store(call, pixel * out_c + c, acc, multiplier, right_shift);
         }
     }
@@ -82,20 +92,24 @@ pub fn ohwi(call: &mut ConvCall<'_>) {
 /// [`crate::op::Layout::K4N2`].
 pub fn k4n2(call: &mut ConvCall<'_>) {
     let shape = call.conv.shape;
-    let (kernel, channels, out_c) = (usize::from(shape.kernel), usize::from(shape.in_c), usize::from(shape.out_c));
+    let (taps, padded, out_c) = (shape.taps(), k4n2::padded_taps(&shape), usize::from(shape.out_c));
     let window = window(call);
     for pixel in 0..shape.out_h() * shape.out_w() {
-        let place = (pixel / shape.out_w(), pixel % shape.out_w());
-        for c in 0..out_c {
+        gather(call, &window, pixel);
+        call.scratch[taps..padded].fill(0);
+        for (pair, steps) in call.weights.chunks_exact(2 * padded).enumerate() {
             let params = call.channel_params();
-            let (multiplier, right_shift) = (params.multiplier(c), params.right_shift[c]);
-            let mut acc = params.bias(c);
-            for tap in 0..shape.taps() {
-                let x = window.at(place, (tap / channels / kernel, tap / channels % kernel), tap % channels);
-                let w = call.weights[k4n2::weight_at(&shape, c, tap)] as i8;
-                acc = acc.wrapping_add(i32::from(x) * i32::from(w));
+            let mut acc = [params.bias(2 * pair), params.bias(2 * pair + 1)];
+            let steps = steps.as_chunks::<{ 2 * k4n2::STEP }>().0;
+            for (w, x) in steps.iter().zip(call.scratch.as_chunks::<{ k4n2::STEP }>().0) {
+                let (first, second) = w.split_at(k4n2::STEP);
+                acc = [dot(acc[0], x, first), dot(acc[1], x, second)];
             }
-            store(call, pixel * out_c + c, acc, multiplier, right_shift);
+            for (c, acc) in (2 * pair..out_c).zip(acc) {
+                let params = call.channel_params();
+                let (multiplier, right_shift) = (params.multiplier(c), params.right_shift[c]);
+                store(call, pixel * out_c + c, acc, multiplier, right_shift);
+            }
         }
     }
 }
