@@ -59,6 +59,14 @@ impl Isa {
         }
     }
 
+    /// What the artifact's address must be a multiple of: doubleword loads of weights want words.
+    pub fn artifact_align(self) -> usize {
+        match self {
+            Isa::Dsp => 4,
+            _ => 1,
+        }
+    }
+
     /// int8 multiply-accumulates of one vector instruction, for reports; 1 for scalar code.
     pub fn macs_per_instruction(self) -> u32 {
         match self {
@@ -245,6 +253,7 @@ pub struct Backend {
 
 /// All backends of this build, slowest first.
 pub static BACKENDS: &[Backend] = &[
+    #[cfg(not(all(target_os = "none", any(feature = "dsp", feature = "mve"))))]
     scalar::OHWI,
     #[cfg(not(target_os = "none"))]
     scalar::K8N16,

@@ -3,4 +3,5 @@
 
 pub mod counter;
 pub mod semihosting;
+pub mod stack;
 mod start;

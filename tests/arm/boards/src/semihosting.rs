@@ -98,7 +98,9 @@ pub fn exit(status: usize) -> ! {
     let block = [APPLICATION_EXIT, status];
     // SAFETY: reason and status.
     unsafe { call(EXIT_EXTENDED, block.as_ptr().addr()) };
-    loop {}
+    loop {
+        core::hint::spin_loop();
+    }
 }
 
 #[panic_handler]

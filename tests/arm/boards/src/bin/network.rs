@@ -5,12 +5,12 @@
 #![no_std]
 #![no_main]
 
-use boards::{counter, say, semihosting};
+use boards::{counter, say, semihosting, stack};
 use core::cell::UnsafeCell;
 use ride_runtime::exec::{Output, Probe};
 use ride_runtime::model::PartId;
 use ride_runtime::op::{Op, Step};
-use ride_runtime::{Model, Policy, Session, golden};
+use ride_runtime::{Error, Model, Policy, Session, golden};
 
 /// Memory of fixed size, taken once.
 #[repr(align(64))]
@@ -29,6 +29,9 @@ impl<const N: usize> Memory<N> {
         unsafe { &mut *self.0.get() }
     }
 }
+
+/// Most bytes of stack that `classify` may take.
+const STACK: usize = 4096;
 
 static ARTIFACT: Memory<{ 2 << 20 }> = Memory::new();
 static ARENA: Memory<{ 256 << 10 }> = Memory::new();
@@ -74,7 +77,8 @@ impl Probe for Marks {
 
 #[unsafe(no_mangle)]
 extern "C" fn main() -> ! {
-    let Some(bytes) = semihosting::read("artifact.ride\0", ARTIFACT.take()) else {
+    let memory = ARTIFACT.take();
+    let Some(bytes) = semihosting::read("artifact.ride\0", memory) else {
         say!("artifact.ride cannot be read");
         semihosting::exit(1)
     };
@@ -87,7 +91,8 @@ extern "C" fn main() -> ! {
     };
     let (height, width, channels) = model.input();
     let image = &mut IMAGE.take()[..height * width * channels];
-    let mut session = match Session::new(model, ARENA.take()) {
+    let arena = ARENA.take();
+    let mut session = match Session::new(model, arena) {
         Ok(session) => session,
         Err(e) => {
             say!("{e}");
@@ -106,14 +111,35 @@ extern "C" fn main() -> ! {
         }
     }
     golden::image(1, (width, channels), image);
+    let top = stack::paint();
     counter::start(0);
     let all = session.classify(image, Policy::All).map(|o| o.class);
     counter::stop(0);
+    let depth = stack::depth(top);
+    say!("stack {depth}");
+    assert!(depth <= STACK, "classify takes {depth} bytes of stack, more than {STACK}");
     counter::start(1);
     let one = session.classify(image, Policy::Exactly(1)).map(|o| o.class);
     counter::stop(1);
     let probed = session.classify_probed(image, Policy::All, &mut Marks).map(|o| o.class);
     let class = |r| if let Ok(c) = r { c } else { semihosting::exit(1) };
     say!("class {} with all experts, {} with one", class(all), class(one));
-    semihosting::exit(usize::from(class(all) != class(probed)))
+    if class(all) != class(probed) {
+        semihosting::exit(1);
+    }
+    misaligned(&mut memory[1..], arena, image);
+    semihosting::exit(0)
+}
+
+/// An artifact at an odd address is refused, or gives the same bits.
+fn misaligned(memory: &mut [u8], arena: &mut [u8], image: &mut [u8]) {
+    let Some(Ok(model)) = semihosting::read("artifact.ride\0", memory).map(Model::parse) else { semihosting::exit(1) };
+    match Session::new(model, arena).and_then(|mut session| session.self_test(image)) {
+        Ok(_) => say!("an artifact at an odd address runs"),
+        Err(e @ Error::ArtifactMisaligned { .. }) => say!("an artifact at an odd address is refused: {e}"),
+        Err(e) => {
+            say!("an artifact at an odd address: {e}");
+            semihosting::exit(1)
+        }
+    }
 }
