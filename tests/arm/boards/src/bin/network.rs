@@ -24,6 +24,7 @@ impl<const N: usize> Memory<N> {
         Memory(UnsafeCell::new([0; N]))
     }
 
+    #[allow(clippy::mut_from_ref, reason = "taken once: there is nobody else to borrow from")]
     fn take(&'static self) -> &'static mut [u8] {
         // SAFETY: called once.
         unsafe { &mut *self.0.get() }
