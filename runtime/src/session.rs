@@ -57,7 +57,8 @@ impl<'m, 'a> Session<'m, 'a> {
     /// of [`ARENA_ALIGN`]; it need not be initialised to anything.
     ///
     /// # Errors
-    /// The arena is too small or misaligned, or no kernel of this build reads the artifact's weight layout.
+    /// The arena is too small or misaligned, the artifact is misaligned for the kernels, or no kernel of this build reads its
+    /// weight layout.
     pub fn new(model: Model<'m>, arena: &'a mut [u8]) -> Result<Self, Error> {
         let layout = model.layout();
         let backend = kernels::best(layout).ok_or(Error::NoKernel { layout: layout.name() })?;
@@ -78,6 +79,10 @@ impl<'m, 'a> Session<'m, 'a> {
         }
         if !arena.as_ptr().addr().is_multiple_of(ARENA_ALIGN) {
             return Err(Error::ArenaMisaligned);
+        }
+        let align = backend.isa.artifact_align();
+        if !model.bytes().as_ptr().addr().is_multiple_of(align) {
+            return Err(Error::ArtifactMisaligned { needed: align });
         }
         check_scratch(model, backend)?;
         Ok(Session { model, backend, arena: &mut arena[..needed], experts: None })

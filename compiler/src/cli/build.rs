@@ -33,8 +33,8 @@ Examples:
   ride-compile build runs/my-ride --calibration table.json
   ride-compile build model.onnx --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --resize 256 --data images/")]
 pub(crate) struct BuildArgs {
-    /// Machine to build for: `host` is this one, `ride-compile targets` lists all
-    #[arg(long, value_name = "NAME", default_value = "host")]
+    /// Machine to build for: `host` is this one, `ride-compile targets` lists all; or a data file of your own (.toml)
+    #[arg(long, value_name = "NAME|FILE", default_value = "host")]
     target: String,
     /// The artifact to write [default: the model folder's name with .ride]
     #[arg(long, short, value_name = "FILE")]

@@ -3,8 +3,12 @@
 //! Dispatch, tests and benchmarks walk the same table, [`BACKENDS`]. Every backend computes exactly the arithmetic law
 //! ([`crate::arith`]); they differ in speed only.
 
+#[cfg(all(target_arch = "arm", any(feature = "dsp", feature = "mve")))]
+pub mod arm;
 pub mod dense;
+pub mod k4n2;
 pub mod k8n16;
+pub mod k8n4;
 pub mod scalar;
 #[cfg(target_arch = "x86_64")]
 pub mod x86;
@@ -16,6 +20,10 @@ use crate::op::{Conv, ConvShape, Dense, Layout, Pool, Shortcut};
 pub enum Isa {
     /// Portable Rust.
     Scalar,
+    /// Cortex-M with the DSP extension (Armv7E-M, Armv8-M).
+    Dsp,
+    /// Cortex-M with Helium (MVE).
+    Mve,
     /// x86-64 with AVX2.
     Avx2,
     /// x86-64 with AVX-VNNI (256-bit `vpdpbusd`).
@@ -29,6 +37,8 @@ impl Isa {
     pub fn name(self) -> &'static str {
         match self {
             Isa::Scalar => "scalar",
+            Isa::Dsp => "dsp",
+            Isa::Mve => "mve",
             Isa::Avx2 => "avx2",
             Isa::AvxVnni => "avxvnni",
             Isa::Avx512Vnni => "avx512vnni",
@@ -39,6 +49,9 @@ impl Isa {
     pub fn available(self) -> bool {
         match self {
             Isa::Scalar => true,
+            // Whoever builds for a microcontroller says so with the Cargo feature.
+            Isa::Dsp => cfg!(all(target_arch = "arm", feature = "dsp")),
+            Isa::Mve => cfg!(all(target_arch = "arm", feature = "mve")),
             #[cfg(target_arch = "x86_64")]
             _ => x86::available(self),
             #[cfg(not(target_arch = "x86_64"))]
@@ -46,10 +59,20 @@ impl Isa {
         }
     }
 
+    /// What the artifact's address must be a multiple of: doubleword loads of weights want words.
+    pub fn artifact_align(self) -> usize {
+        match self {
+            Isa::Dsp => 4,
+            _ => 1,
+        }
+    }
+
     /// int8 multiply-accumulates of one vector instruction, for reports; 1 for scalar code.
     pub fn macs_per_instruction(self) -> u32 {
         match self {
             Isa::Scalar => 1,
+            Isa::Dsp => 2,
+            Isa::Mve => 16,
             Isa::Avx2 => 16,
             Isa::AvxVnni => 32,
             Isa::Avx512Vnni => 64,
@@ -230,8 +253,18 @@ pub struct Backend {
 
 /// All backends of this build, slowest first.
 pub static BACKENDS: &[Backend] = &[
+    #[cfg(not(all(target_os = "none", any(feature = "dsp", feature = "mve"))))]
     scalar::OHWI,
+    #[cfg(not(target_os = "none"))]
     scalar::K8N16,
+    #[cfg(not(target_os = "none"))]
+    scalar::K4N2,
+    #[cfg(not(target_os = "none"))]
+    scalar::K8N4,
+    #[cfg(all(target_arch = "arm", feature = "dsp"))]
+    arm::dsp::BACKEND,
+    #[cfg(all(target_arch = "arm", feature = "mve"))]
+    arm::mve::BACKEND,
     #[cfg(target_arch = "x86_64")]
     x86::AVX2,
     #[cfg(target_arch = "x86_64")]
@@ -245,11 +278,19 @@ pub fn best(layout: Layout) -> Option<&'static Backend> {
     BACKENDS.iter().rev().find(|b| b.layout == layout && b.isa.available())
 }
 
+/// Scratch bytes of convolutions over [`Layout::Ohwi`]: the windows of three pixels, which the Helium kernels gather; the
+/// portable kernel gathers one.
+pub fn ohwi_scratch_len(shape: &ConvShape) -> usize {
+    3 * shape.taps()
+}
+
 /// Channels of the parameter arrays, padding included.
 pub fn padded_channels(out_c: u16, layout: Layout) -> usize {
     match layout {
         Layout::Ohwi => usize::from(out_c),
         Layout::K8N16 => k8n16::Blocks::of(out_c).channels(),
+        Layout::K4N2 => k4n2::padded_channels(out_c),
+        Layout::K8N4 => k8n4::channels(out_c),
     }
 }
 
@@ -263,5 +304,7 @@ pub fn weights_len(shape: &ConvShape, layout: Layout) -> usize {
     match layout {
         Layout::Ohwi => usize::from(shape.out_c) * shape.taps(),
         Layout::K8N16 => k8n16::weights_len(shape),
+        Layout::K4N2 => k4n2::weights_len(shape),
+        Layout::K8N4 => k8n4::weights_len(shape),
     }
 }
