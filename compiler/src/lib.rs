@@ -3,7 +3,9 @@
 pub mod artifact_file;
 pub mod bench;
 pub mod calibration;
+pub mod budget;
 pub mod checkpoint;
+pub mod emit;
 pub mod import;
 pub mod inspect;
 pub mod lower;

@@ -61,6 +61,12 @@ impl<'m> Model<'m> {
         self.bytes
     }
 
+    /// Checksum of header and section table. The table holds the checksums of all sections, so this one tells artifacts
+    /// apart.
+    pub fn checksum(&self) -> u32 {
+        u32_at(self.bytes, header::field::CRC)
+    }
+
     /// Height, width and channels of an image, in pixels and bytes.
     pub fn input(&self) -> (usize, usize, usize) {
         let at = |f| usize::from(u16_at(self.head, f));
