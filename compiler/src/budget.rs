@@ -26,8 +26,9 @@ impl Budget {
     pub fn parse(text: &str) -> Result<Self> {
         let mut budget = Budget::default();
         for item in text.split(',') {
-            let (what, value) =
-                item.split_once('=').with_context(|| format!("{item:?} is no limit; write flash=1M, ram=256K or latency=20ms"))?;
+            let (what, value) = item
+                .split_once('=')
+                .with_context(|| format!("{item:?} is no limit; write flash=1M, ram=256K or latency=20ms"))?;
             let twice = match what.trim() {
                 "flash" => budget.flash.replace(parse_size(value)?).is_some(),
                 "ram" => budget.ram.replace(parse_size(value)?).is_some(),
@@ -133,7 +134,17 @@ mod tests {
         assert_eq!(budget, Budget { flash: Some(1 << 20), ram: Some(256 << 10), latency_ms: Some(20.0) });
         assert_eq!(Budget::parse("latency=500us").unwrap().latency_ms, Some(0.5));
         assert_eq!(Budget::parse("latency=1.5 s").unwrap().latency_ms, Some(1500.0));
-        for text in ["", "flash", "flash=", "flash=big", "heap=1K", "ram=1K,ram=2K", "latency=20", "latency=-1ms", "latency=infs"] {
+        for text in [
+            "",
+            "flash",
+            "flash=",
+            "flash=big",
+            "heap=1K",
+            "ram=1K,ram=2K",
+            "latency=20",
+            "latency=-1ms",
+            "latency=infs",
+        ] {
             assert!(Budget::parse(text).is_err(), "{text}");
         }
     }

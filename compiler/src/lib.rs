@@ -2,8 +2,8 @@
 
 pub mod artifact_file;
 pub mod bench;
-pub mod calibration;
 pub mod budget;
+pub mod calibration;
 pub mod checkpoint;
 pub mod emit;
 pub mod import;

@@ -23,6 +23,10 @@ fn main() {
     println!("cargo:rerun-if-env-changed=RIDE_BOARD");
     println!("cargo:rerun-if-env-changed=RIDE_MODEL");
     println!("cargo:rerun-if-env-changed=RIDE_IMAGES");
+    println!("cargo:rustc-check-cfg=cfg(armv6m)");
+    if env::var("TARGET").is_ok_and(|target| target.starts_with("thumbv6m")) {
+        println!("cargo:rustc-cfg=armv6m");
+    }
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     board(&out);
     model();

@@ -34,7 +34,8 @@ impl PartId {
 #[derive(Clone, Copy, Debug)]
 pub struct Model<'m> {
     bytes: &'m [u8],
-    head: &'m [u8],
+    /// The model section; its length is a type, so that its fields are read without a check.
+    head: &'m [u8; field::LEN],
 }
 
 impl<'m> Model<'m> {
@@ -46,9 +47,8 @@ impl<'m> Model<'m> {
     pub fn parse(bytes: &'m [u8]) -> Result<Self, Error> {
         let bytes = header::check(bytes)?;
         let head = find(bytes, Kind::Model, 0).ok_or(missing(Kind::Model))?;
-        if head.len() != field::LEN {
-            return Err(Error::Invalid { section: "model", reason: "wrong length", at: head.len() });
-        }
+        let wrong = Error::Invalid { section: "model", reason: "wrong length", at: head.len() };
+        let head = head.try_into().map_err(|_| wrong)?;
         let model = Model { bytes, head };
         model.check_head()?;
         model.check_sections()?;

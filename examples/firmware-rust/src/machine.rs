@@ -56,7 +56,11 @@ impl Board {
             let count = SYST::get_current();
             if wraps == WRAPS.load(Ordering::Relaxed) {
                 let ticks = u64::from(wraps) * u64::from(SYSTICK_PERIOD) + u64::from(SYSTICK_PERIOD - 1 - count);
-                return if board::EMULATED { ticks * (EMULATED_PER_SECOND / u64::from(board::CLOCK_HZ)) } else { ticks };
+                return if board::EMULATED {
+                    ticks * (EMULATED_PER_SECOND / u64::from(board::CLOCK_HZ))
+                } else {
+                    ticks
+                };
             }
         }
     }

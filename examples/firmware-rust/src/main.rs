@@ -58,7 +58,9 @@ fn words(error: &Error) -> &'static str {
     match error {
         Error::SelfTest { .. } => "self-test failed",
         Error::InputLength { .. } => "the embedded images do not fit the artifact's input",
-        Error::NoKernel { .. } => "no kernel of this build reads the artifact: build ride-runtime with its target's features",
+        Error::NoKernel { .. } => {
+            "no kernel of this build reads the artifact: build ride-runtime with its target's features"
+        }
         Error::Checksum { section, .. } | Error::Invalid { section, .. } => section,
         _ => "the artifact cannot be used",
     }

@@ -143,7 +143,7 @@ fn rows<M: Machine>(machine: &mut M, session: &mut Session<'_, '_>, setup: &Setu
         json.number("experts", experts as u64);
         samples.write(&mut json, setup.timer.per_second);
         json.number("macs", macs);
-        json.decimal("gmac_per_s", samples.macs_per_second(macs, setup.timer.per_second) / 100_000, 4);
+        json.decimal("gmac_per_s", samples.macs_per_second(macs, setup.timer.per_second) / 1000, 6);
         json.close('}');
     }
     machine.write("\n  ]");

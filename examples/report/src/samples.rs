@@ -46,9 +46,7 @@ impl Samples {
     pub(crate) fn write<W: FnMut(&str)>(&self, json: &mut Json<W>, per_second: u64) {
         let mean = self.sum.checked_div(self.count).unwrap_or(0);
         let min = if self.count == 0 { 0 } else { self.min };
-        for (name, counts) in
-            [("median_us", self.median()), ("p99_us", self.max), ("min_us", min), ("mean_us", mean)]
-        {
+        for (name, counts) in [("median_us", self.median()), ("p99_us", self.max), ("min_us", min), ("mean_us", mean)] {
             json.decimal(name, scaled(counts, 10_000_000, per_second), 1);
         }
         json.number("median_counts", self.median());
