@@ -31,7 +31,7 @@ pub(super) fn header(model: Model<'_>, name: &str) -> String {
     for (what, value, words) in numbers {
         let _ = writeln!(out, "#define {upper}_{what} {value}u /* {words} */");
     }
-    let _ = writeln!(out, "#define {upper}_CHECKSUM 0x{:08x}u /* as ride_model_info gives it */\n", model.checksum());
+    let _ = writeln!(out, "#define {upper}_CHECKSUM 0x{:08x}u /* of header and section table */\n", model.checksum());
     let _ = writeln!(out, "/* The artifact, at a multiple of {upper}_ALIGN. */");
     let _ = writeln!(out, "extern const uint8_t {name}_artifact[{upper}_BYTES];");
     let _ = writeln!(out, "/* Names of the classes in UTF-8; empty where unknown. */");

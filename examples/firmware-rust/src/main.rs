@@ -66,7 +66,7 @@ fn words(error: &Error) -> &'static str {
     }
 }
 
-/// Never linked: the runtime and this program have no path to it, which the test of this example checks.
+/// Ends the program. Driver and session link no path to it; the portable kernels still do.
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     ride_firmware_panicked()

@@ -1,7 +1,7 @@
 //! Device reports: what `ride-compile bench --json` says about the host, said by a device without heap and `std`.
 //!
 //! [`run`] tests an artifact, classifies images, measures latency against the number of experts and writes JSON piece by
-//! piece. `ride-compile bench ARTIFACT --import REPORT.json` puts such reports beside each other.
+//! piece.
 #![cfg_attr(not(test), no_std)]
 
 mod json;
