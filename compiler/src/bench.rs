@@ -11,7 +11,7 @@ use ride_calibrate::sampling;
 use ride_runtime::exec::{Output, Probe};
 use ride_runtime::kernels::{BACKENDS, Backend};
 use ride_runtime::model::Part;
-use ride_runtime::op::Step;
+use ride_runtime::op::{Router, Step};
 use ride_runtime::{Model, PartId, Policy, Session, golden};
 use serde::Serialize;
 
@@ -405,9 +405,10 @@ impl Clock {
 
 /// Multiply-accumulates of the router behind expert `n`.
 pub fn router_macs(model: Model<'_>, n: usize) -> u64 {
-    model.router(n).map_or(0, |router| {
-        let (features, hidden) = (u64::from(router.hidden.features), u64::from(router.hidden.outputs));
-        features * hidden + hidden + u64::from(router.top_k)
+    let router = model.router(n);
+    router.as_ref().and_then(Router::assignment).map_or(0, |a| {
+        let (features, hidden) = (u64::from(a.hidden.features), u64::from(a.hidden.outputs));
+        features * hidden + hidden + u64::from(a.top_k)
     })
 }
 

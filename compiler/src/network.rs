@@ -4,6 +4,8 @@
 //! routing rule that decides per sample whether the next expert runs. Batch normalisation is already folded into the
 //! convolutions. All tensors are `f32`; activations are NHWC and convolution weights OHWI.
 
+use ride_runtime::op;
+
 /// A value inside a [`Part`]: `0` is the part's input, `i + 1` is what node `i` computes.
 pub type ValueId = usize;
 
@@ -138,6 +140,9 @@ pub struct Expert {
 }
 
 /// `logits = weight . f + bias`, where `f` is the pooled feature, divided by its L2 norm if `normalize`.
+///
+/// The answer of the first `n` experts is the sum of their logits divided by the `divisor` of the last of them. Experts
+/// that count more than others have that factor in their weight and bias.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Head {
     /// `[classes][features]`; for a normed classifier the rows are already unit vectors times the scale `s`.
@@ -148,6 +153,9 @@ pub struct Head {
     pub features: usize,
     /// Whether the feature is divided by its L2 norm first (a zero feature then gives zero, as `F.normalize` does).
     pub normalize: bool,
+    /// What the sum of logits is divided by when this expert is the last one that ran: for a plain mean its number, from
+    /// 1 on.
+    pub divisor: f32,
 }
 
 /// How it is decided whether the next expert runs.
@@ -157,10 +165,21 @@ pub enum Routing {
     None,
     /// RIDE's expert assignment: see [`Router`]. One router for each expert but the last.
     Assignment(Vec<Router>),
+    /// How sure the mean logits are; one rule for each expert but the last.
+    Confidence(Vec<Confidence>),
+}
+
+/// The next expert runs iff the mean logits are not sure enough: [`op::Router::proceeds`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Confidence {
+    /// The measure.
+    pub criterion: op::Criterion,
+    /// In units of the measure.
+    pub threshold: f32,
 }
 
 /// Router after one expert: `h = relu(hidden . f / |f| + hidden_bias)`,
-/// `z = fc . [top_k largest mean logits so far, descending; h] + fc_bias`; the next expert runs iff `z > 0`
+/// `z = fc . [top_k largest mean logits so far, descending; h] + fc_bias`; the next expert runs iff `z > threshold`
 /// (a zero feature gives NaN in the official code, which means stop).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Router {
@@ -174,6 +193,19 @@ pub struct Router {
     pub fc_weight: Vec<f32>,
     /// Bias of the score.
     pub fc_bias: f32,
+    /// 0 in the official code.
+    pub threshold: f32,
+}
+
+impl Routing {
+    /// Number of routers.
+    pub fn routers(&self) -> usize {
+        match self {
+            Routing::None => 0,
+            Routing::Assignment(routers) => routers.len(),
+            Routing::Confidence(rules) => rules.len(),
+        }
+    }
 }
 
 impl Op {

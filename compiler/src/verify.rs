@@ -324,7 +324,7 @@ fn run_int8(session: &mut Session<'_, '_>, pixels: &[u8], float: &Forward, label
         logits.add(&reference, outcome.logits);
         fixed.push(FixedRecord { float: reference::argmax(&reference), int8: outcome.class, logits });
     }
-    let used = float.routed(0.0);
+    let used = float.routed();
     Ok(Record {
         label,
         float: Outcome { class: fixed[used - 1].float, experts: used },
@@ -418,6 +418,8 @@ fn dequantize(step: &Step, output: Output<'_>, into: &mut Vec<f32>) {
     into.clear();
     let real = |value: i16, zero: i16| (i32::from(value) - i32::from(zero)) as f32 * step.scale;
     let zero = match &step.op {
+        // A pixel of 0 is the smallest int8 value.
+        Op::Load(_) => -128,
         Op::Conv(conv) => conv.limits.zero,
         Op::Shortcut(shortcut) => shortcut.limits.zero,
         Op::Pool(pool) => {

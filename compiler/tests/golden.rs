@@ -117,8 +117,8 @@ fn the_cifar_checkpoint_matches_its_golden_outputs() -> Result<()> {
             assert_close(&format!("image {index}, logits"), &expert.logits, logits);
         }
         assert_close(&format!("image {index}, scores"), &all.scores, scores);
-        assert_eq!((all.used(), all.routed(0.0)), (experts, used as usize), "image {index}");
-        let chosen = run(Policy::Routed { threshold: 0.0 })?;
+        assert_eq!((all.used(), all.routed()), (experts, used as usize), "image {index}");
+        let chosen = run(Policy::Routed { threshold: None })?;
         assert_eq!(chosen.used(), used as usize, "image {index}");
         assert_close(&format!("image {index}, routed"), &chosen.mean_logits, routed);
     }

@@ -2,10 +2,11 @@
 
 use crate::Error;
 use crate::arith::join;
+use crate::confidence;
 use crate::format::f32_at;
 use crate::kernels::{Backend, ConvCall, DenseCall, PoolCall, ShortcutCall};
 use crate::model::{Model, Part, PartId, router_scratch};
-use crate::op::{Op, Router, Source, Step};
+use crate::op::{Assignment, Op, Router, Rule, Source, Step};
 use core::ops::Range;
 
 /// Watches execution. All methods do nothing by default and cost nothing when unused: the executor is compiled for
@@ -112,6 +113,11 @@ fn run_step(cx: Context<'_, '_>, part: &Part<'_>, step: &Step, arena: &mut [u8])
     let backend = cx.backend;
     let flip = backend.layout.plane_flip();
     match &step.op {
+        Op::Load(_) => {
+            for (to, from) in s.out_hi.iter_mut().zip(cx.image) {
+                *to = from ^ 0x80 ^ flip;
+            }
+        }
         Op::Conv(conv) => {
             let mut call = ConvCall {
                 conv,
@@ -151,41 +157,48 @@ fn run_step(cx: Context<'_, '_>, part: &Part<'_>, step: &Step, arena: &mut [u8])
     Some(())
 }
 
-/// Adds the expert's logits to the sum (or starts it) and replaces them by the mean over `experts` experts.
-pub(crate) fn combine(model: Model<'_>, arena: &mut [u8], experts: usize) -> Option<()> {
+/// Adds the logits of an expert, the `experts`-th to run, to the sum (or starts it) and replaces them by the mean.
+pub(crate) fn combine(model: Model<'_>, part: &Part<'_>, arena: &mut [u8], experts: usize) -> Option<()> {
     let [logits, sum] = arena.get_disjoint_mut([model.logits(), model.sum()]).ok()?;
-    let count = experts as f32;
+    let Op::Head(head) = part.step(part.len() - 1)?.op else { return None };
     for (l, s) in logits.as_chunks_mut::<4>().0.iter_mut().zip(sum.as_chunks_mut::<4>().0) {
         let logit = f32::from_le_bytes(*l);
         let total = if experts == 1 { logit } else { f32::from_le_bytes(*s) + logit };
         *s = total.to_le_bytes();
-        *l = (total / count).to_le_bytes();
+        *l = (total / head.divisor).to_le_bytes();
     }
     Some(())
 }
 
 /// Score of the router behind expert `i`; NaN (which never proceeds) for a zero feature.
 pub(crate) fn score(cx: Context<'_, '_>, i: usize, router: &Router, arena: &mut [u8]) -> Option<f32> {
+    match &router.rule {
+        Rule::Assignment(assignment) => assign(cx, i, assignment, arena),
+        Rule::Confidence(criterion) => Some(confidence::score(*criterion, arena.get(cx.model.logits())?.as_chunks().0)),
+    }
+}
+
+fn assign(cx: Context<'_, '_>, i: usize, a: &Assignment, arena: &mut [u8]) -> Option<f32> {
     let part = cx.model.part(PartId::Router(i as u16))?;
     let ranges = [cx.model.feature(), cx.model.logits(), cx.model.scratch()];
     let [feature, logits, scratch] = arena.get_disjoint_mut(ranges).ok()?;
-    if router.hidden.normalize && f32_at(feature, feature.len() - 4) == 0.0 {
+    if a.hidden.normalize && f32_at(feature, feature.len() - 4) == 0.0 {
         return Some(f32::NAN);
     }
-    let (top, rest) = scratch.get_mut(..router_scratch(router))?.split_at_mut_checked(4 * usize::from(router.top_k))?;
+    let (top, rest) = scratch.get_mut(..router_scratch(a))?.split_at_mut_checked(4 * usize::from(a.top_k))?;
     largest(logits.as_chunks().0, top.as_chunks_mut().0);
     let mut call = DenseCall {
-        dense: &router.hidden,
+        dense: &a.hidden,
         feature,
-        weights: part.constants(router.hidden.weights),
-        params: part.constants(router.hidden.params),
+        weights: part.constants(a.hidden.weights),
+        params: part.constants(a.hidden.params),
         out: rest,
     };
     // SAFETY: a session holds a backend only if `Isa::available` said yes.
     unsafe { (cx.backend.dense)(&mut call) };
-    let (weights, [bias]) = part.constants(router.fc).as_chunks::<4>().0.split_last_chunk::<1>()?;
+    let (weights, [bias]) = part.constants(a.fc).as_chunks::<4>().0.split_last_chunk::<1>()?;
     let mut z = f32::from_le_bytes(*bias);
-    let (for_top, for_hidden) = weights.split_at_checked(usize::from(router.top_k))?;
+    let (for_top, for_hidden) = weights.split_at_checked(usize::from(a.top_k))?;
     for (w, x) in for_top.iter().zip(top.as_chunks().0) {
         z += f32::from_le_bytes(*w) * f32::from_le_bytes(*x);
     }

@@ -21,6 +21,7 @@
 #![cfg_attr(not(any(test, feature = "std")), no_std)]
 
 pub mod arith;
+pub mod confidence;
 mod error;
 pub mod exec;
 pub mod format;

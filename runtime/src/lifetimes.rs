@@ -47,6 +47,7 @@ fn check_place(part: &Part<'_>, i: usize, op: &Op) -> Result<(), &'static str> {
     let fits = match op {
         Op::Pool(_) => expert && left == 2,
         Op::Head(_) => expert && left == 1,
+        Op::Load(_) => !expert,
         Op::Conv(_) | Op::Shortcut(_) => !expert || left > 2,
     };
     if !fits {

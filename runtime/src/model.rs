@@ -7,7 +7,9 @@ use crate::format::record::{PART_HEAD, RECORD_LEN, ROUTER_HEAD, decode, decode_r
 use crate::format::{MAX_EXPERTS, f32_at, u16_at, u32_at};
 use crate::kernels::{self, dense};
 use crate::lifetimes;
-use crate::op::{Conv, Dense, Layout, Limits, Op, Planes, Router, Shortcut, Source, Span, Step, feature_norm_at};
+use crate::op::{
+    Assignment, Conv, Dense, Layout, Limits, Op, Planes, Router, Shortcut, Source, Span, Step, feature_norm_at,
+};
 
 /// One of the pieces that run one after the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -315,6 +317,8 @@ impl<'m> Model<'m> {
     fn check_step(&self, part: &Part<'_>, i: usize, step: &Step) -> Result<(), Error> {
         let bad = |reason| Err(part.invalid(reason, i));
         match &step.op {
+            Op::Load(l) if l.len as usize != self.input_len() => Err("the loaded image has another size"),
+            Op::Load(_) => Ok(()),
             Op::Conv(c) => self.check_conv(part, c),
             Op::Shortcut(s) => check_shortcut(s),
             Op::Pool(p) => match () {
@@ -332,6 +336,9 @@ impl<'m> Model<'m> {
                 }
                 () if usize::from(h.dense.outputs) != self.classes() => {
                     Err("classifier has the wrong number of classes")
+                }
+                () if !h.divisor.is_normal() || h.divisor < 0.0 => {
+                    Err("the divisor of the logits is no positive number")
                 }
                 () => self.check_dense(part.bytes, &h.dense),
             },
@@ -432,13 +439,14 @@ impl<'m> Model<'m> {
         if part.bytes.len() < ROUTER_HEAD {
             return Err(bad("too short"));
         }
-        let router = self.router(i).ok_or(bad("unknown layout"))?;
-        self.check_dense(part.bytes, &router.hidden).map_err(bad)?;
-        span(part.bytes, router.fc).map_err(bad)?;
-        if router.top_k == 0 || usize::from(router.top_k) > self.classes() {
+        let router = self.router(i).ok_or(bad("unknown rule or layout"))?;
+        let Some(a) = router.assignment() else { return Ok(()) };
+        self.check_dense(part.bytes, &a.hidden).map_err(bad)?;
+        span(part.bytes, a.fc).map_err(bad)?;
+        if a.top_k == 0 || usize::from(a.top_k) > self.classes() {
             return Err(bad("number of largest logits is out of range"));
         }
-        if router_scratch(&router) > self.scratch().len() {
+        if router_scratch(a) > self.scratch().len() {
             return Err(bad("scratch memory is too small"));
         }
         Ok(())
@@ -446,8 +454,8 @@ impl<'m> Model<'m> {
 }
 
 /// Scratch bytes of a router: the largest logits, then the hidden units.
-pub fn router_scratch(router: &Router) -> usize {
-    4 * (usize::from(router.top_k) + usize::from(router.hidden.outputs))
+pub fn router_scratch(a: &Assignment) -> usize {
+    4 * (usize::from(a.top_k) + usize::from(a.hidden.outputs))
 }
 
 fn check_limits(l: Limits, out: Planes) -> Result<(), &'static str> {

@@ -6,9 +6,12 @@
 //! * [`Head`] and the hidden layer of a router: `out[j] = ((dot[j] as f32) * factor[j]) * inverse_norm + bias[j]`,
 //!   where `dot` is the exact int32 product of int8 weights and int16 features and `inverse_norm` is 1 for a head that
 //!   does not normalise.
-//! * Combiner: `sum[j] = sum[j] + logits[j]`, then `mean[j] = sum[j] / (experts run as f32)`.
-//! * Router: `z = fc_bias`; for each of the `top_k` largest mean logits in descending order `z = z + weight * logit`;
-//!   then for each hidden unit in order `z = z + weight * max(hidden, 0)`. The next expert runs iff `z > threshold`.
+//! * Combiner: `sum[j] = sum[j] + logits[j]`, then `mean[j] = sum[j] / divisor`, where `divisor` belongs to the expert
+//!   that ran last: the number of experts for a plain mean. (Weights of experts are folded into their logits.)
+//! * Expert assignment ([`Assignment`]): `z = fc_bias`; for each of the `top_k` largest mean logits in descending order
+//!   `z = z + weight * logit`; then for each hidden unit in order `z = z + weight * max(hidden, 0)`. The next expert runs
+//!   iff `z > threshold`.
+//! * Confidence ([`Criterion`]): [`crate::confidence`] has its exponential and logarithm.
 
 /// Marks an absent plane in a record.
 pub const NONE: u32 = u32::MAX;
@@ -297,19 +300,94 @@ pub struct Head {
     pub source: u32,
     /// Logits (f32) in the arena.
     pub out: u32,
+    /// What the sum of logits is divided by when this expert is the last one that ran.
+    pub divisor: f32,
+}
+
+/// Copies the image into the arena, for experts that have no stem in common.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Load {
+    /// int8 plane: `byte - 128` of every byte.
+    pub out: u32,
+    /// Bytes of the image.
+    pub len: u32,
 }
 
 /// The router after one expert.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Router {
+    /// What the score is.
+    pub rule: Rule,
+    /// What the score is compared with.
+    pub threshold: f32,
+}
+
+impl Router {
+    /// Whether the next expert runs; never for a score that is not a number.
+    pub fn proceeds(&self, score: f32, threshold: f32) -> bool {
+        match self.rule {
+            Rule::Assignment(_) | Rule::Confidence(Criterion::Entropy) => score > threshold,
+            Rule::Confidence(Criterion::MaxProbability | Criterion::Margin) => score < threshold,
+        }
+    }
+
+    /// The trained layers, if the router has any.
+    pub fn assignment(&self) -> Option<&Assignment> {
+        match &self.rule {
+            Rule::Assignment(assignment) => Some(assignment),
+            Rule::Confidence(_) => None,
+        }
+    }
+}
+
+/// How a router gets its score.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Rule {
+    /// RIDE's trained expert assignment.
+    Assignment(Assignment),
+    /// How sure the mean logits so far are.
+    Confidence(Criterion),
+}
+
+/// RIDE's expert assignment: the next expert runs iff the score is larger than the threshold.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Assignment {
     /// Hidden layer on the expert's normalised feature.
     pub hidden: Dense,
     /// Number of largest mean logits.
     pub top_k: u16,
     /// `top_k + hidden.outputs` weights (f32), then the bias (f32).
     pub fc: Span,
-    /// The next expert runs iff the score is larger.
-    pub threshold: f32,
+}
+
+/// How sure mean logits are of their largest class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Criterion {
+    /// Probability (softmax) of the largest logit; the next expert runs iff it is smaller than the threshold.
+    MaxProbability = 1,
+    /// Difference of the two largest logits; the next expert runs iff it is smaller than the threshold.
+    Margin = 2,
+    /// Entropy of the probabilities in nats; the next expert runs iff it is larger than the threshold.
+    Entropy = 3,
+}
+
+impl Criterion {
+    /// All criteria.
+    pub const ALL: [Criterion; 3] = [Criterion::MaxProbability, Criterion::Margin, Criterion::Entropy];
+
+    /// Name as model descriptions and reports have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Criterion::MaxProbability => "max-probability",
+            Criterion::Margin => "margin",
+            Criterion::Entropy => "entropy",
+        }
+    }
+
+    pub(crate) fn decode(byte: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|c| *c as u8 == byte)
+    }
 }
 
 /// One step of a part.
@@ -317,6 +395,8 @@ pub struct Router {
 pub enum Op {
     /// Convolution.
     Conv(Conv),
+    /// The image as an activation.
+    Load(Load),
     /// Option-A shortcut.
     Shortcut(Shortcut),
     /// Global average pooling.
@@ -342,18 +422,19 @@ impl Op {
         match self {
             Op::Conv(c) => c.shape.macs(),
             Op::Head(h) => u64::from(h.dense.features) * u64::from(h.dense.outputs),
-            Op::Shortcut(_) | Op::Pool(_) => 0,
+            Op::Load(_) | Op::Shortcut(_) | Op::Pool(_) => 0,
         }
     }
 
     /// Whether its output is an activation (and not a feature or logits).
     pub fn is_activation(&self) -> bool {
-        matches!(self, Op::Conv(_) | Op::Shortcut(_))
+        matches!(self, Op::Load(_) | Op::Conv(_) | Op::Shortcut(_))
     }
 
     /// Short name of the kind.
     pub fn kind(&self) -> &'static str {
         match self {
+            Op::Load(_) => "load",
             Op::Conv(_) => "conv",
             Op::Shortcut(_) => "shortcut",
             Op::Pool(_) => "pool",
@@ -365,6 +446,7 @@ impl Op {
     pub fn writes(&self) -> [Option<(usize, usize)>; 2] {
         let planes = |p: Planes, len: usize| [Some((p.hi as usize, len)), p.lo.map(|lo| (lo as usize, len))];
         match self {
+            Op::Load(l) => [Some((l.out as usize, l.len as usize)), None],
             Op::Conv(c) => planes(c.out, c.shape.output_len()),
             Op::Shortcut(s) => planes(s.out, s.output_len()),
             Op::Pool(p) => [Some((p.out as usize, p.output_len())), None],
@@ -375,6 +457,7 @@ impl Op {
     /// Arena bytes that the operation reads: up to two planes as `(offset, length)`.
     pub fn reads(&self) -> [Option<(usize, usize)>; 2] {
         match self {
+            Op::Load(_) => [None, None],
             Op::Conv(c) => match c.source {
                 Source::Image => [None, None],
                 Source::Arena(at) => [Some((at as usize, c.shape.input_len())), None],

@@ -12,7 +12,7 @@ use crate::op::Op;
 pub enum Policy {
     /// The routers decide, with the thresholds in the artifact; without routers all experts run.
     Routed,
-    /// The routers decide, with this threshold on the score instead.
+    /// The routers decide, with this threshold on the score instead (see [`crate::op::Router::proceeds`]).
     Threshold(f32),
     /// Exactly this many experts.
     Exactly(usize),
@@ -199,7 +199,7 @@ impl<'m, 'a> Session<'m, 'a> {
     fn expert<P: Probe>(&mut self, n: usize, probe: &mut P) -> Result<(), Error> {
         let part = self.model.part(PartId::Expert(n as u16)).ok_or(Error::OutOfOrder)?;
         exec::run_part(self.context(&[]), &part, self.arena, probe)?;
-        exec::combine(self.model, self.arena, n + 1).ok_or(Error::OutOfOrder)?;
+        exec::combine(self.model, &part, self.arena, n + 1).ok_or(Error::OutOfOrder)?;
         self.experts = Some(n + 1);
         Ok(())
     }
@@ -212,7 +212,7 @@ impl<'m, 'a> Session<'m, 'a> {
             Threshold::Artifact => router.threshold,
             Threshold::Fixed(t) => t,
         };
-        let proceed = score > limit;
+        let proceed = router.proceeds(score, limit);
         probe.routed(n, score, proceed);
         Ok((score, proceed))
     }

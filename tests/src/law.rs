@@ -22,12 +22,13 @@ pub fn kept(model: Model<'_>) -> bool {
         p.steps().all(|step| match &step.op {
             Op::Conv(conv) => conv_keeps(part(p.id), conv),
             Op::Head(head) => dense_keeps(part(p.id), &head.dense),
-            Op::Shortcut(_) | Op::Pool(_) => true,
+            Op::Load(_) | Op::Shortcut(_) | Op::Pool(_) => true,
         })
     });
     let routers = (0..model.experts())
         .filter_map(|i| Some((i, model.router(i)?)))
-        .all(|(i, r)| dense_keeps(part(ride_runtime::PartId::Router(i as u16)), &r.hidden));
+        .filter_map(|(i, r)| Some((i, r.assignment()?.hidden)))
+        .all(|(i, hidden)| dense_keeps(part(ride_runtime::PartId::Router(i as u16)), &hidden));
     ops && routers
 }
 

@@ -9,8 +9,8 @@ use std::collections::HashMap;
 use anyhow::{Context, Result, ensure};
 use ride_runtime::arith::{self, add_narrow, add_wide, requantize};
 use ride_runtime::format::header::Kind;
-use ride_runtime::op::{Conv, Dense, Head, Layout, Op, Planes, Pool, Router, Shortcut, Source, Span};
-use ride_runtime::{Model, PartId, oracle};
+use ride_runtime::op::{Conv, Dense, Head, Layout, Op, Planes, Pool, Router, Rule, Shortcut, Source, Span};
+use ride_runtime::{Model, PartId, confidence, oracle};
 
 /// An activation: one number an element, whatever planes it has in the arena.
 #[derive(Clone, Debug)]
@@ -54,7 +54,15 @@ pub struct Evaluation {
 pub fn evaluate(model: Model<'_>, image: &[u8]) -> Result<Evaluation> {
     ensure!(model.layout() == Layout::Ohwi, "only plain weights can be evaluated");
     let mut written = Vec::new();
-    let mut stem = Machine { model, image, part: PartId::Stem, tensors: HashMap::new(), feature: None, logits: None };
+    let mut stem = Machine {
+        model,
+        image,
+        part: PartId::Stem,
+        tensors: HashMap::new(),
+        feature: None,
+        logits: None,
+        divisor: 0.0,
+    };
     stem.run(&mut written)?;
     let (mut sums, mut means, mut scores) = (vec![0.0f32; model.classes()], Vec::new(), Vec::new());
     for i in 0..model.experts() {
@@ -65,7 +73,7 @@ pub fn evaluate(model: Model<'_>, image: &[u8]) -> Result<Evaluation> {
         for (sum, logit) in sums.iter_mut().zip(&logits) {
             *sum = if i == 0 { *logit } else { *sum + *logit };
         }
-        let mean: Vec<f32> = sums.iter().map(|s| s / (i + 1) as f32).collect();
+        let mean: Vec<f32> = sums.iter().map(|s| s / expert.divisor).collect();
         if let Some(router) = model.router(i).filter(|_| model.routed()) {
             let feature = expert.feature.as_ref().context("an expert without a feature")?;
             scores.push(score(model, i, &router, feature, &mean)?);
@@ -73,7 +81,7 @@ pub fn evaluate(model: Model<'_>, image: &[u8]) -> Result<Evaluation> {
         means.push(mean);
     }
     // A score that is not a number does not proceed.
-    let proceeds = |i: &usize| scores[*i] > model.router(*i).map_or(0.0, |r| r.threshold);
+    let proceeds = |i: &usize| model.router(*i).is_some_and(|r| r.proceeds(scores[*i], r.threshold));
     let decisions = (0..scores.len()).take_while(proceeds).count();
     let routed = if decisions == scores.len() { model.experts() } else { decisions + 1 };
     Ok(Evaluation { written, means, scores, routed })
@@ -94,6 +102,8 @@ struct Machine<'m, 'i> {
     tensors: HashMap<u32, Tensor>,
     feature: Option<Feature>,
     logits: Option<Vec<f32>>,
+    /// Of the classifier that ran last.
+    divisor: f32,
 }
 
 impl Machine<'_, '_> {
@@ -101,6 +111,10 @@ impl Machine<'_, '_> {
         let part = self.model.part(self.part).context("a part is missing")?;
         for (index, step) in part.steps().enumerate() {
             let (hi, lo) = match &step.op {
+                Op::Load(l) => {
+                    let values = self.image.iter().map(|&b| i16::from(b) - 128).collect();
+                    self.keep(Planes { hi: l.out, lo: None }, values)
+                }
                 Op::Conv(c) => self.conv(c)?,
                 Op::Shortcut(s) => self.shortcut(s)?,
                 Op::Pool(p) => (self.pool(p)?, None),
@@ -209,6 +223,7 @@ impl Machine<'_, '_> {
         let logits = dense(self.model, self.part, &h.dense, feature)?;
         let bytes = logits.iter().flat_map(|v| v.to_le_bytes()).collect();
         self.logits = Some(logits);
+        self.divisor = h.divisor;
         Ok(bytes)
     }
 }
@@ -251,6 +266,13 @@ fn dense(model: Model<'_>, part: PartId, d: &Dense, feature: &Feature) -> Result
 /// Score of the router behind expert `i`.
 fn score(model: Model<'_>, i: usize, router: &Router, feature: &Feature, mean: &[f32]) -> Result<f32> {
     let part = PartId::Router(i as u16);
+    let router = match &router.rule {
+        Rule::Assignment(assignment) => assignment,
+        Rule::Confidence(criterion) => {
+            let logits: Vec<[u8; 4]> = mean.iter().map(|l| l.to_le_bytes()).collect();
+            return Ok(confidence::score(*criterion, &logits));
+        }
+    };
     if router.hidden.normalize && feature.values.iter().all(|&v| v == 0) {
         return Ok(f32::NAN);
     }

@@ -1,8 +1,11 @@
 //! Small routed networks with random weights.
 
-use ride_compiler::network::{Conv, Expert, Head, Input, Network, Node, Op, Part, Router, Routing, Shape, ValueId};
+use ride_compiler::network::{
+    Confidence, Conv, Expert, Head, Input, Network, Node, Op, Part, Router, Routing, Shape, ValueId,
+};
 use ride_compiler::reference::{Executor, Image, Policy, Scratch};
 use ride_runtime::golden;
+use ride_runtime::op::Criterion;
 
 /// A multiplicative congruential generator; its numbers only have to be varied and the same everywhere.
 #[derive(Clone, Debug)]
@@ -66,6 +69,12 @@ pub struct Recipe {
     pub blocks: Blocks,
     /// Whether all features are zero.
     pub dead: bool,
+    /// Routers without trained layers.
+    pub confidence: Option<Criterion>,
+    /// Whether later experts count less.
+    pub weighted: bool,
+    /// Whether experts share nothing, each starting from the image.
+    pub separate: bool,
 }
 
 impl Recipe {
@@ -81,6 +90,9 @@ impl Recipe {
             channels: 4,
             blocks: Blocks::Basic,
             dead: false,
+            confidence: None,
+            weighted: false,
+            separate: false,
         }
     }
 
@@ -113,6 +125,16 @@ impl Recipe {
         Recipe { seed: 6, dead: true, ..Self::tiny() }
     }
 
+    /// Weighted experts, the next of which runs if the mean logits are not sure enough.
+    pub fn unsure(seed: u64, criterion: Criterion) -> Self {
+        Recipe { seed, experts: 3, confidence: Some(criterion), weighted: true, classes: 23, ..Self::tiny() }
+    }
+
+    /// Experts without a stem.
+    pub fn separate() -> Self {
+        Recipe { seed: 10, separate: true, channels: 8, ..Self::tiny() }
+    }
+
     /// One of each kind, with a name for messages.
     pub fn all() -> Vec<(&'static str, Self)> {
         vec![
@@ -122,6 +144,10 @@ impl Recipe {
             ("unrouted", Self::unrouted()),
             ("single", Self::single()),
             ("dead", Self::dead()),
+            ("max-probability", Self::unsure(7, Criterion::MaxProbability)),
+            ("margin", Self::unsure(8, Criterion::Margin)),
+            ("entropy", Self::unsure(9, Criterion::Entropy)),
+            ("separate", Self::separate()),
         ]
     }
 
@@ -129,15 +155,23 @@ impl Recipe {
     pub fn network(&self) -> Network {
         let mut random = Random::new(self.seed);
         let wide = self.channels + self.channels / 2;
-        let stem = self.stem(&mut random);
+        let stem = match self.separate {
+            true => Part { name: "stem".into(), nodes: Vec::new() },
+            false => self.first_layers(&mut random, "stem"),
+        };
         let experts: Vec<Expert> = (0..self.experts)
             .map(|i| Expert {
                 trunk: self.trunk(&mut random, &format!("expert{i}"), wide),
-                head: self.head(&mut random, wide),
+                head: self.head(&mut random, wide, i),
             })
             .collect();
         let routers = (1..experts.len()).map(|_| self.router(&mut random, wide)).collect();
-        let routing = if self.routed { Routing::Assignment(routers) } else { Routing::None };
+        let rule = |criterion| Confidence { criterion, threshold: 0.0 };
+        let routing = match self.confidence {
+            Some(criterion) => Routing::Confidence(vec![rule(criterion); self.experts - 1]),
+            None if self.routed => Routing::Assignment(routers),
+            None => Routing::None,
+        };
         let mean = [0.49, 0.48, 0.45, 0.5][..self.input.channels].to_vec();
         let std = [0.2, 0.25, 0.3, 0.22][..self.input.channels].to_vec();
         let input = Input { shape: self.input, mean, std };
@@ -146,8 +180,8 @@ impl Recipe {
         network
     }
 
-    fn stem(&self, random: &mut Random) -> Part {
-        let mut part = Builder::new("stem", random);
+    fn first_layers(&self, random: &mut Random, name: &str) -> Part {
+        let mut part = Builder::new(name, random);
         let first = part.conv("conv1", 0, [self.input.channels, self.channels], [3, 1]);
         let relu = part.relu("relu1", first);
         part.basic("block", relu, [self.channels, self.channels], 1);
@@ -155,14 +189,16 @@ impl Recipe {
     }
 
     fn trunk(&self, random: &mut Random, name: &str, wide: usize) -> Part {
-        let mut part = Builder::new(name, random);
+        let before = if self.separate { self.first_layers(random, name) } else { Part::default() };
+        let mut part = Builder::after(before, name, random);
+        let start = part.nodes.len();
         let end = match self.blocks {
             Blocks::Basic => {
-                let first = part.basic("block0", 0, [self.channels, wide], 2);
+                let first = part.basic("block0", start, [self.channels, wide], 2);
                 part.basic("block1", first, [wide, wide], 1)
             }
             Blocks::Bottleneck => {
-                let first = part.bottleneck("block0", 0, [self.channels, wide], 2);
+                let first = part.bottleneck("block0", start, [self.channels, wide], 2);
                 part.basic("block1", first, [wide, wide], 1)
             }
         };
@@ -174,7 +210,9 @@ impl Recipe {
         part.finish()
     }
 
-    fn head(&self, random: &mut Random, features: usize) -> Head {
+    fn head(&self, random: &mut Random, features: usize, index: usize) -> Head {
+        // Weights 1, 1/2, 1/4 and so on, folded into the logits, where experts are weighted.
+        let divisor = if self.weighted { 2.0 - 0.5f32.powi(index as i32) } else { (index + 1) as f32 };
         let mut weight = random.many(self.classes * features, 1.0);
         if self.normalize {
             for row in weight.chunks_exact_mut(features) {
@@ -183,7 +221,7 @@ impl Recipe {
             }
         }
         let bias = if self.normalize { vec![0.0; self.classes] } else { random.many(self.classes, 0.5) };
-        Head { weight, bias, features, normalize: self.normalize }
+        Head { weight, bias, features, normalize: self.normalize, divisor }
     }
 
     fn router(&self, random: &mut Random, features: usize) -> Router {
@@ -194,15 +232,15 @@ impl Recipe {
             top_k,
             fc_weight: random.many(top_k + hidden, 1.0),
             fc_bias: 0.0,
+            threshold: 0.0,
         }
     }
 }
 
-/// Moves each router's bias so that it wants another expert for about half of the pictures.
+/// Moves each router's bias or threshold so that it wants another expert for about half of the pictures.
 fn balance_routers(network: &mut Network) {
     let executor = Executor::new(network).expect("a recipe makes a sound network");
-    let Routing::Assignment(routers) = &mut network.routing else { return };
-    let mut scores = vec![Vec::new(); routers.len()];
+    let mut scores = vec![Vec::new(); network.routing.routers()];
     let mut scratch = Scratch::default();
     for seed in 0..33 {
         let mut pixels = vec![0; network.input.shape.len()];
@@ -211,10 +249,16 @@ fn balance_routers(network: &mut Network) {
         let forward = forward.expect("the picture has the network's size");
         scores.iter_mut().zip(&forward.scores).for_each(|(all, &score)| all.push(score));
     }
-    for (router, mut scores) in routers.iter_mut().zip(scores) {
+    let middle = |mut scores: Vec<f32>| {
         scores.retain(|s| s.is_finite());
         scores.sort_by(f32::total_cmp);
-        router.fc_bias -= scores.get(scores.len() / 2).copied().unwrap_or(0.0);
+        scores.get(scores.len() / 2).copied().unwrap_or(0.0)
+    };
+    let middles = scores.into_iter().map(middle);
+    match &mut network.routing {
+        Routing::None => {}
+        Routing::Assignment(routers) => routers.iter_mut().zip(middles).for_each(|(r, m)| r.fc_bias -= m),
+        Routing::Confidence(rules) => rules.iter_mut().zip(middles).for_each(|(r, m)| r.threshold = m),
     }
 }
 
@@ -235,7 +279,11 @@ struct Builder<'r> {
 
 impl<'r> Builder<'r> {
     fn new(name: &str, random: &'r mut Random) -> Self {
-        Builder { name: name.into(), nodes: Vec::new(), random }
+        Self::after(Part::default(), name, random)
+    }
+
+    fn after(before: Part, name: &str, random: &'r mut Random) -> Self {
+        Builder { name: name.into(), nodes: before.nodes, random }
     }
 
     fn finish(self) -> Part {

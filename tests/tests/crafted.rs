@@ -287,7 +287,7 @@ fn impossible_routers_names_classes_and_vectors_are_refused() {
         let forge = Forge::of(&tiny(target));
         let far = (u32::MAX - 3).to_le_bytes();
         for (what, at, bytes, reason) in [
-            ("layout", 12, vec![5], "unknown layout"),
+            ("layout", 12, vec![5], "unknown rule or layout"),
             ("other layout", 12, vec![if target == "portable" { 1 } else { 0 }], "layout differs"),
             ("features", 8, vec![7, 0], "fit the feature"),
             ("no hidden units", 10, vec![0, 0], "fit the feature"),

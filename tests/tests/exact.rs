@@ -169,7 +169,7 @@ fn one_story(model: Model<'_>, pixels: &[u8], name: &str) -> usize {
         let progress = session.step().expect("another expert");
         assert_eq!(progress.experts, n);
         assert_eq!(progress.score.is_some(), model.routed() && n < model.experts());
-        let decides = |score: f32| score > model.router(n - 1).map_or(0.0, |r| r.threshold);
+        let decides = |score: f32| model.router(n - 1).is_some_and(|r| r.proceeds(score, r.threshold));
         assert_eq!(progress.proceed, progress.score.map_or(n < model.experts(), decides), "{name}");
         if !progress.proceed && wanted.is_none() {
             wanted = Some(n);
@@ -188,9 +188,17 @@ fn one_story(model: Model<'_>, pixels: &[u8], name: &str) -> usize {
     if model.routed() {
         let nan = steps.iter().position(|(_, score)| score.is_some_and(f32::is_nan));
         let most = nan.map_or(model.experts(), |n| n + 1);
-        assert_eq!(classify(Policy::Threshold(f32::NEG_INFINITY)), steps[most - 1].0, "{name}: lowest threshold");
-        assert_eq!(classify(Policy::Threshold(f32::INFINITY)), steps[0].0, "{name}: highest threshold");
-        assert_eq!(classify(Policy::Threshold(0.0)), routed, "{name}: the threshold of the artifact");
+        let router = model.router(0).expect("a router");
+        // The rule says whether a large score or a small one asks for more.
+        let (eager, lazy) = match router.proceeds(0.0, f32::NEG_INFINITY) {
+            true => (f32::NEG_INFINITY, f32::INFINITY),
+            false => (f32::INFINITY, f32::NEG_INFINITY),
+        };
+        assert_eq!(classify(Policy::Threshold(eager)), steps[most - 1].0, "{name}: all that there is");
+        assert_eq!(classify(Policy::Threshold(lazy)), steps[0].0, "{name}: as little as possible");
+        if router.assignment().is_some() {
+            assert_eq!(classify(Policy::Threshold(router.threshold)), routed, "{name}: the artifact's threshold");
+        }
     }
     routed.experts
 }
@@ -207,7 +215,7 @@ fn a_zero_feature_stops_after_the_first_expert() {
         let model = parse(&artifact);
         for seed in 0..4 {
             let pixels = picture(model, seed);
-            let policy = FloatPolicy::Routed { threshold: 0.0 };
+            let policy = FloatPolicy::Routed { threshold: None };
             let forward = float.forward(Image::Pixels(&pixels), policy, &mut Scratch::default(), None);
             let forward = forward.expect("a valid image");
             assert!(forward.used() == 1 && forward.scores[0].is_nan(), "the float model goes on");
@@ -253,7 +261,7 @@ fn weights(network: &Network) -> usize {
     };
     let experts: usize = network.experts.iter().map(|e| convs(&e.trunk) + e.head.weight.len()).sum();
     let routers: usize = match &network.routing {
-        Routing::None => 0,
+        Routing::Confidence(_) | Routing::None => 0,
         Routing::Assignment(routers) => routers.iter().map(|r| r.hidden_weight.len() + r.fc_weight.len()).sum(),
     };
     convs(&network.stem) + experts + routers
@@ -342,21 +350,27 @@ fn every_part_has_a_section_of_its_own() {
     assert!(model.router(model.experts() - 1).is_none());
 }
 
-/// Experts do not see the image on a device: without a stem there would be nothing for them to read.
+/// The parameter-free shortcut has no meaning on an image, whose channels each have a scale of their own.
 #[test]
-fn a_network_without_a_stem_is_refused() {
-    let mut network = Recipe::bottleneck().network();
+fn a_shortcut_of_the_image_is_refused() {
+    let mut network = Recipe::cifar().network();
     network.stem.nodes.clear();
-    for expert in &mut network.experts {
-        for node in expert.trunk.nodes.iter_mut().filter(|n| n.inputs == [0]) {
-            if let ride_compiler::network::Op::Conv(c) = &mut node.op {
+    network.experts.truncate(1);
+    network.routing = ride_compiler::network::Routing::None;
+    let nodes = &mut network.experts[0].trunk.nodes;
+    for node in nodes.iter_mut().filter(|n| n.inputs == [0]) {
+        match &mut node.op {
+            ride_compiler::network::Op::Conv(c) => {
                 c.in_channels = network.input.shape.channels;
                 c.weight.truncate(c.out_channels * c.kernel * c.kernel * c.in_channels);
             }
+            ride_compiler::network::Op::Shortcut { after, .. } => *after += 16 - network.input.shape.channels,
+            _ => {}
         }
     }
     let table = built::table(&network).expect("a float network without a stem runs");
     for (target, bits) in BUILDS {
-        assert!(built::compile(&network, &table, target, bits).is_err(), "{target}, {bits} bits");
+        let error = format!("{:#}", built::compile(&network, &table, target, bits).expect_err("no such shortcut"));
+        assert!(error.contains("shortcut"), "{error}");
     }
 }

@@ -1,6 +1,6 @@
 //! A short identity of a network, so that a calibration table is not used with another model.
 
-use crate::network::{Conv, Expert, Head, Input, Network, Node, Op, Part, Router, Routing, Shape};
+use crate::network::{Confidence, Conv, Expert, Head, Input, Network, Node, Op, Part, Router, Routing, Shape};
 
 /// 16 hexadecimal digits that depend on the whole network: architecture, names, input normalisation and every bit of
 /// every weight. The same on every machine. It tells models apart; it is no protection against forgery.
@@ -13,11 +13,13 @@ pub fn fingerprint(network: &Network) -> String {
     hash.floats(mean);
     hash.floats(std);
     hash.part(stem);
-    for Expert { trunk, head: Head { weight, bias, features, normalize } } in experts {
+    for (index, Expert { trunk, head }) in experts.iter().enumerate() {
+        let Head { weight, bias, features, normalize, divisor } = head;
         hash.part(trunk);
         hash.counts(&[*features, usize::from(*normalize)]);
         hash.floats(weight);
         hash.floats(bias);
+        hash.unusual(*divisor, (index + 1) as f32);
     }
     hash.routing(routing);
     format!("{:016x}", hash.finish())
@@ -45,6 +47,14 @@ impl Hash {
     fn floats(&mut self, values: &[f32]) {
         self.counts(&[values.len()]);
         values.iter().for_each(|value| self.word(u64::from(value.to_bits())));
+    }
+
+    /// A value of which only what differs from the usual one counts, so that older fingerprints stay what they were.
+    fn unusual(&mut self, value: f32, usual: f32) {
+        if value != usual {
+            self.text("unusual");
+            self.floats(&[value]);
+        }
     }
 
     fn part(&mut self, part: &Part) {
@@ -75,12 +85,24 @@ impl Hash {
     }
 
     fn routing(&mut self, routing: &Routing) {
-        let Routing::Assignment(routers) = routing else { return self.counts(&[0]) };
-        self.counts(&[1, routers.len()]);
-        for Router { hidden_weight, hidden_bias, top_k, fc_weight, fc_bias } in routers {
-            self.counts(&[*top_k]);
-            [hidden_weight, hidden_bias, fc_weight].into_iter().for_each(|values| self.floats(values));
-            self.floats(&[*fc_bias]);
+        match routing {
+            Routing::None => self.counts(&[0]),
+            Routing::Assignment(routers) => {
+                self.counts(&[1, routers.len()]);
+                for Router { hidden_weight, hidden_bias, top_k, fc_weight, fc_bias, threshold } in routers {
+                    self.counts(&[*top_k]);
+                    [hidden_weight, hidden_bias, fc_weight].into_iter().for_each(|values| self.floats(values));
+                    self.floats(&[*fc_bias]);
+                    self.unusual(*threshold, 0.0);
+                }
+            }
+            Routing::Confidence(rules) => {
+                self.counts(&[2, rules.len()]);
+                for Confidence { criterion, threshold } in rules {
+                    self.counts(&[*criterion as usize]);
+                    self.floats(&[*threshold]);
+                }
+            }
         }
     }
 
@@ -94,11 +116,16 @@ impl Hash {
 mod tests {
     use super::*;
     use crate::reference::tests::synthetic;
+    use ride_runtime::op::Criterion;
 
     fn changed(change: impl FnOnce(&mut Network)) -> String {
         let mut network = synthetic::network(3, true);
         change(&mut network);
         fingerprint(&network)
+    }
+
+    fn confidence(threshold: f32) -> Routing {
+        Routing::Confidence(vec![Confidence { criterion: Criterion::Margin, threshold }; 2])
     }
 
     /// Pinned, because tables that have been written must stay valid.
@@ -135,6 +162,10 @@ mod tests {
             changed(|n| n.experts[2].head.normalize = false),
             changed(|n| n.experts[2].head.weight[3] += 1.0),
             changed(|n| n.experts.swap(0, 1)),
+            changed(|n| n.experts[1].head.divisor = 2.5),
+            changed(|n| router(n, &|r| r.threshold = 0.5)),
+            changed(|n| n.routing = confidence(0.5)),
+            changed(|n| n.routing = confidence(0.75)),
             changed(|n| router(n, &|r| r.fc_bias += 1.0)),
             changed(|n| router(n, &|r| r.top_k += 1)),
             changed(|n| n.routing = Routing::None),

@@ -119,7 +119,11 @@ fn parts_table(r: &ArtifactReport) -> Table {
         table.row([p.name.clone(), p.ops.len().to_string(), format!("{:.3}", p.macs as f64 / 1e6), all, weights]);
     }
     for p in &r.routers {
-        let name = format!("{} (top {}, {} hidden, threshold {})", p.name, p.top_k, p.hidden, p.threshold);
+        let rule = match p.hidden {
+            0 => p.rule.to_owned(),
+            hidden => format!("top {}, {hidden} hidden", p.top_k),
+        };
+        let name = format!("{} ({rule}, threshold {})", p.name, p.threshold);
         table.row([
             name,
             "1".to_owned(),

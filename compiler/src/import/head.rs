@@ -17,6 +17,7 @@ const HIDDEN: usize = 16;
 pub(super) fn classifier(spec: &Spec, index: usize, tensors: &mut Tensors<'_>) -> Result<Head> {
     let (classes, features) = (spec.classes, spec.features());
     let module = spec.of_expert("linear", index);
+    let divisor = (index + 1) as f32;
     let name = format!("{module}.weight");
     let bias = format!("{module}.bias");
     if spec.use_norm {
@@ -29,10 +30,10 @@ pub(super) fn classifier(spec: &Spec, index: usize, tensors: &mut Tensors<'_>) -
             weight.iter().all(|value| value.is_finite()),
             "normalising {name} gives values beyond the range of f32"
         );
-        return Ok(Head { weight, bias: vec![0.0; classes], features, normalize: true });
+        return Ok(Head { weight, bias: vec![0.0; classes], features, normalize: true, divisor });
     }
     let weight = tensors.take(&name, &[classes, features])?.to_vec();
-    Ok(Head { weight, bias: tensors.take(&bias, &[classes])?.to_vec(), features, normalize: false })
+    Ok(Head { weight, bias: tensors.take(&bias, &[classes])?.to_vec(), features, normalize: false, divisor })
 }
 
 /// Columns as unit vectors times `scale`, transposed to `[classes][features]`.
@@ -73,5 +74,6 @@ fn router(spec: &Spec, index: usize, tensors: &mut Tensors<'_>) -> Result<Router
         // The official code concatenates the sorted logits and then the hidden layer.
         fc_weight: tensors.take(&format!("{last}.weight"), &[1, spec.top_k + HIDDEN])?.to_vec(),
         fc_bias: tensors.take(&format!("{last}.bias"), &[1])?[0],
+        threshold: 0.0,
     })
 }

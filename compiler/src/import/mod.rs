@@ -96,8 +96,10 @@ fn check_shapes(network: &Network) -> Result<()> {
             expert.head.features
         );
     }
-    if let Routing::Assignment(routers) = &network.routing {
-        ensure!(routers.len() + 1 == network.experts.len(), "there is not one router between each two experts");
-    }
+    let between = network.experts.len() - 1;
+    ensure!(
+        network.routing == Routing::None || network.routing.routers() == between,
+        "there is not one router between each two experts"
+    );
     Ok(())
 }

@@ -29,7 +29,8 @@ impl Cost {
     /// The cost of `model`.
     pub fn of(model: Model<'_>) -> Self {
         let steps: u64 = model.parts().map(|part| part.steps().map(|s| weight_bytes(&s.op)).sum::<u64>()).sum();
-        let routers: u64 = (0..).map_while(|i| model.router(i)).map(|r| dense_weights(&r.hidden)).sum();
+        let routers = (0..).map_while(|i| model.router(i));
+        let routers: u64 = routers.filter_map(|r| r.assignment().map(|a| dense_weights(&a.hidden))).sum();
         Cost {
             bytes: model.bytes().len() as u64,
             weight_bytes: steps + routers,
@@ -45,7 +46,7 @@ fn weight_bytes(op: &op::Op) -> u64 {
     match op {
         op::Op::Conv(conv) => u64::from(conv.shape.out_c) * conv.shape.taps() as u64,
         op::Op::Head(head) => dense_weights(&head.dense),
-        op::Op::Shortcut(_) | op::Op::Pool(_) => 0,
+        op::Op::Load(_) | op::Op::Shortcut(_) | op::Op::Pool(_) => 0,
     }
 }
 
@@ -193,11 +194,13 @@ pub struct RouterReport {
     pub name: String,
     /// Bytes of its section.
     pub bytes: usize,
-    /// Number of largest mean logits that it sees.
+    /// `assignment` for trained layers, or the measure of confidence.
+    pub rule: &'static str,
+    /// Number of largest mean logits that trained layers see.
     pub top_k: u16,
-    /// Hidden units.
+    /// Hidden units of trained layers.
     pub hidden: u16,
-    /// The next expert runs iff the score is larger.
+    /// The next expert runs iff the score is larger; for max-probability and margin, smaller.
     pub threshold: f32,
     /// Multiply-accumulates.
     pub macs: u64,
@@ -300,6 +303,10 @@ fn operation(model: Model<'_>, step: &Step) -> OpReport {
     let region = |(at, len): (usize, usize)| [at, len];
     let wide = |planes: op::Planes| if planes.lo.is_some() { 16 } else { 8 };
     let (detail, output, zero_point, bits) = match &step.op {
+        op::Op::Load(_) => {
+            let (h, w, c) = model.input();
+            ("the image, for experts without a stem".to_owned(), [h, w, c], -128, 8)
+        }
         op::Op::Conv(c) => {
             let s = c.shape;
             let output = [s.out_h(), s.out_w(), usize::from(s.out_c)];
@@ -351,8 +358,12 @@ fn router(model: Model<'_>, n: usize) -> Option<RouterReport> {
     Some(RouterReport {
         name: format!("router{n}"),
         bytes: section.len,
-        top_k: router.top_k,
-        hidden: router.hidden.outputs,
+        rule: match router.rule {
+            op::Rule::Assignment(_) => "assignment",
+            op::Rule::Confidence(criterion) => criterion.name(),
+        },
+        top_k: router.assignment().map_or(0, |a| a.top_k),
+        hidden: router.assignment().map_or(0, |a| a.hidden.outputs),
         threshold: router.threshold,
         macs: crate::bench::router_macs(model, n),
     })

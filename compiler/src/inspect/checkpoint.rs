@@ -77,9 +77,11 @@ pub struct FloatOp {
 pub struct FloatRouter {
     /// `router0`, ...
     pub name: String,
-    /// Number of largest mean logits that it sees.
+    /// `assignment` for trained layers, or the measure of confidence.
+    pub rule: &'static str,
+    /// Number of largest mean logits that trained layers see.
     pub top_k: usize,
-    /// Hidden units.
+    /// Hidden units of trained layers.
     pub hidden: usize,
     /// Weights and biases.
     pub parameters: u64,
@@ -168,10 +170,19 @@ fn float_op(name: &str, op: &Op, output: Shape) -> FloatOp {
     FloatOp { name: name.to_owned(), kind, output, parameters, macs }
 }
 
+fn float_confidence((n, rule): (usize, &network::Confidence)) -> FloatRouter {
+    FloatRouter { name: format!("router{n}"), rule: rule.criterion.name(), top_k: 0, hidden: 0, parameters: 0 }
+}
+
 fn float_routers(network: &Network) -> Vec<FloatRouter> {
-    let Routing::Assignment(routers) = &network.routing else { return Vec::new() };
+    let routers = match &network.routing {
+        Routing::None => return Vec::new(),
+        Routing::Assignment(routers) => routers,
+        Routing::Confidence(rules) => return rules.iter().enumerate().map(float_confidence).collect(),
+    };
     let report = |(n, r): (usize, &network::Router)| FloatRouter {
         name: format!("router{n}"),
+        rule: "assignment",
         top_k: r.top_k,
         hidden: r.hidden_bias.len(),
         parameters: (r.hidden_weight.len() + r.hidden_bias.len() + r.fc_weight.len() + 1) as u64,

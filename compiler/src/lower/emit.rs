@@ -14,7 +14,7 @@ use super::program::{Input, Kind, PartProgram, Program, Step, ValueIx};
 use super::quant::Quant;
 use super::weights::multiplier;
 use crate::memory::AlignedBytes;
-use crate::network::Routing;
+use crate::network::{Confidence, Routing};
 
 /// Seeds that are searched for golden vectors.
 const GOLDEN_SEEDS: u32 = 64;
@@ -100,6 +100,11 @@ impl Names {
     }
 }
 
+/// A router without constants.
+fn confidence_section(c: &Confidence) -> Vec<u8> {
+    encode_router(&op::Router { rule: op::Rule::Confidence(c.criterion), threshold: c.threshold }).to_vec()
+}
+
 struct Emitter<'r, 'n> {
     request: &'r Request<'n>,
     program: &'r Program<'n>,
@@ -146,7 +151,13 @@ impl<'r, 'n> Emitter<'r, 'n> {
     /// A part's section; an expert's also pools and classifies.
     fn part(&self, part: &PartProgram<'n>, names: &mut Names, expert: Option<usize>) -> Result<Vec<u8>> {
         let count = part.steps.len() + if expert.is_some() { 2 } else { 0 };
-        let mut writer = PartWriter::new(count);
+        let load = self.places.image.filter(|_| expert.is_none());
+        let mut writer = PartWriter::new(count + usize::from(load.is_some()));
+        if let Some(out) = load {
+            let len = small("image", self.request.network.input.shape.len())?;
+            let name = names.add("image")?;
+            writer.records.push(op::Step { op: Op::Load(op::Load { out, len }), name, scale: 1.0 / 255.0 });
+        }
         for step in &part.steps {
             let name = names.add(&self.program.values[step.output].name)?;
             let op = self.step(step, &mut writer).with_context(|| step.name.clone())?;
@@ -167,7 +178,10 @@ impl<'r, 'n> Emitter<'r, 'n> {
                 let shape = conv_shape(self.request, self.program, step)?;
                 ensure!(c.groups == 1, "convolutions with {} groups cannot be compiled to int8 yet", c.groups);
                 let (source, input) = match step.input {
-                    Input::Image => (Source::Image, ConvInput::Image(&self.request.network.input)),
+                    Input::Image => (
+                        self.places.image.map_or(Source::Image, Source::Arena),
+                        ConvInput::Image(&self.request.network.input),
+                    ),
                     Input::Value(v) => {
                         let means = self.request.table.values.get(&self.program.values[v].name).map(|e| &e.mean[..]);
                         let means = means.filter(|m| m.len() == c.in_channels);
@@ -223,7 +237,11 @@ impl<'r, 'n> Emitter<'r, 'n> {
         dense.params = writer.constant(&params, 4)?;
         let name = names.add(&format!("expert{i}.head"))?;
         let (source, out) = (self.places.feature as u32, self.places.logits as u32);
-        writer.records.push(op::Step { op: Op::Head(op::Head { dense, source, out }), name, scale: 1.0 });
+        writer.records.push(op::Step {
+            op: Op::Head(op::Head { dense, source, out, divisor: head.divisor }),
+            name,
+            scale: 1.0,
+        });
         Ok(())
     }
 
@@ -255,7 +273,11 @@ impl<'r, 'n> Emitter<'r, 'n> {
     }
 
     fn routers(&self) -> Result<Vec<Vec<u8>>> {
-        let Routing::Assignment(routers) = &self.request.network.routing else { return Ok(Vec::new()) };
+        let routers = match &self.request.network.routing {
+            Routing::None => return Ok(Vec::new()),
+            Routing::Assignment(routers) => routers,
+            Routing::Confidence(rules) => return Ok(rules.iter().map(confidence_section).collect()),
+        };
         let mut sections = Vec::new();
         for (i, r) in routers.iter().enumerate() {
             let features = self.request.network.experts[i].head.features;
@@ -267,7 +289,8 @@ impl<'r, 'n> Emitter<'r, 'n> {
             hidden.params = writer.constant(&constants.params, 4)?;
             let fc: Vec<u8> = r.fc_weight.iter().chain([&r.fc_bias]).flat_map(|v| v.to_le_bytes()).collect();
             let fc = writer.constant(&fc, 4)?;
-            let router = op::Router { hidden, top_k: small("top_choices_num", r.top_k)?, fc, threshold: 0.0 };
+            let assignment = op::Assignment { hidden, top_k: small("top_choices_num", r.top_k)?, fc };
+            let router = op::Router { rule: op::Rule::Assignment(assignment), threshold: r.threshold };
             sections.push([&encode_router(&router)[..], &writer.constants].concat());
         }
         Ok(sections)
@@ -301,7 +324,7 @@ impl<'r, 'n> Emitter<'r, 'n> {
             put(at, &(v as u32).to_le_bytes());
         }
         put(field::EXPERTS, &[network.experts.len() as u8]);
-        put(field::ROUTED, &[u8::from(matches!(&network.routing, Routing::Assignment(r) if !r.is_empty()))]);
+        put(field::ROUTED, &[u8::from(network.routing.routers() > 0)]);
         put(field::RESIDUAL_BITS, &[self.request.residual_bits]);
         put(field::LAYOUT, &[self.layout as u8]);
         for (at, values) in [(field::MEAN, &network.input.mean), (field::STD, &network.input.std)] {

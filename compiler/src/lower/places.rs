@@ -11,6 +11,8 @@ use crate::network::Routing;
 
 /// Offsets of everything in the arena.
 pub(super) struct Places {
+    /// The image's copy, where experts read it.
+    pub(super) image: Option<u32>,
     /// Planes of each value.
     pub(super) values: Vec<Planes>,
     /// The pooled feature.
@@ -67,6 +69,9 @@ pub(super) fn place(request: &Request<'_>, program: &Program<'_>, quants: &[Quan
     let logits_len = 4 * request.network.classes;
     let feature_len = feature_norm_at(request.network.experts[0].head.features) + 4;
     buffers.extend([late(feature_len), late(logits_len), late(logits_len)]);
+    // A copy for the experts, written before everything else.
+    let image = lives.image.map(|to| Buffer { len: request.network.input.shape.len(), from: 0, to });
+    buffers.extend(image);
     let bound = lower_bound(&buffers);
     let scratch_len = scratch_len(request, program, layout)?;
     buffers.push(Buffer { len: scratch_len, from: 0, to: lives.now });
@@ -77,11 +82,12 @@ pub(super) fn place(request: &Request<'_>, program: &Program<'_>, quants: &[Quan
         Ok(Planes { hi: at(hi)?, lo: if quants[v].wide { Some(at(hi + 1)?) } else { None } })
     };
     Ok(Places {
+        image: image.map(|_| at(fixed + 3)).transpose()?,
         values: (0..program.values.len()).map(planes).collect::<Result<_>>()?,
         feature: plan.offsets[fixed],
         logits: plan.offsets[fixed + 1],
         sum: plan.offsets[fixed + 2],
-        scratch: plan.offsets[fixed + 3],
+        scratch: plan.offsets[buffers.len() - 1],
         scratch_len,
         arena: plan.len,
         bound,
@@ -95,7 +101,7 @@ fn scratch_len(request: &Request<'_>, program: &Program<'_>, layout: Layout) -> 
     let shapes = convolutions.map(|s| conv_shape(request, program, s)).collect::<Result<Vec<_>>>()?;
     let routers = match &request.network.routing {
         Routing::Assignment(routers) => routers.iter().map(|r| 4 * (r.top_k + r.hidden_bias.len())).max().unwrap_or(0),
-        Routing::None => 0,
+        Routing::Confidence(_) | Routing::None => 0,
     };
     Ok(super::scratch_len(&shapes, layout).max(routers).next_multiple_of(4))
 }
@@ -106,6 +112,8 @@ struct Lives {
     root: Vec<ValueIx>,
     first: Vec<usize>,
     last: Vec<usize>,
+    /// When an expert reads the image for the last time, if one does.
+    image: Option<usize>,
     /// The first expert's pooling.
     first_head: usize,
     now: usize,
@@ -115,8 +123,10 @@ impl Lives {
     fn of(program: &Program<'_>) -> Self {
         let count = program.values.len();
         let (first, last) = (vec![usize::MAX; count], vec![0; count]);
-        let mut lives = Lives { root: (0..count).collect(), first, last, first_head: usize::MAX, now: 0 };
+        let mut lives = Lives { root: (0..count).collect(), first, last, image: None, first_head: usize::MAX, now: 1 };
         program.stem.steps.iter().for_each(|step| lives.step(step));
+        // The stem reads the caller's image.
+        lives.image = None;
         for expert in &program.experts {
             expert.steps.iter().for_each(|step| lives.step(step));
             lives.read(expert.output);
@@ -136,7 +146,10 @@ impl Lives {
     }
 
     fn read(&mut self, input: Input) {
-        let Input::Value(v) = input else { return };
+        let Input::Value(v) = input else {
+            self.image = Some(self.now);
+            return;
+        };
         let v = self.root[v];
         self.first[v] = self.first[v].min(self.now);
         self.last[v] = self.last[v].max(self.now);

@@ -1,7 +1,8 @@
 //! Pooling, classifiers and routers in float. Sums are kept in `f64` and added in index order.
 
-use crate::network::{Head, Router, Shape};
+use crate::network::{Confidence, Head, Router, Shape};
 use anyhow::{Result, ensure};
+use ride_runtime::op::Criterion;
 
 /// What `torch.nn.functional.normalize` puts in place of a smaller norm.
 const NORMALIZE_EPSILON: f64 = 1e-12;
@@ -56,6 +57,7 @@ fn divided(feature: &[f32], by: f64) -> Vec<f64> {
 pub(super) struct PreparedHead {
     linear: Linear,
     normalize: bool,
+    pub(super) divisor: f32,
 }
 
 impl PreparedHead {
@@ -72,7 +74,12 @@ impl PreparedHead {
             head.bias.len()
         );
         let linear = Linear::new(&format!("{expert}: the classifier"), &head.weight, &head.bias, features)?;
-        Ok(Self { linear, normalize: head.normalize })
+        ensure!(
+            head.divisor.is_normal() && head.divisor > 0.0,
+            "{expert}: the sum of logits cannot be divided by {}",
+            head.divisor
+        );
+        Ok(Self { linear, normalize: head.normalize, divisor: head.divisor })
     }
 
     /// Logits of a pooled feature.
@@ -82,16 +89,20 @@ impl PreparedHead {
     }
 }
 
-/// A [`Router`] ready to run.
+/// A router ready to run.
 pub(super) struct PreparedRouter {
-    hidden: Linear,
-    fc: Linear,
-    top_k: usize,
+    rule: Rule,
+    threshold: f32,
+}
+
+enum Rule {
+    Trained { hidden: Linear, fc: Linear, top_k: usize },
+    Confidence(Criterion),
 }
 
 impl PreparedRouter {
     /// Checks that `router` takes `features` and `classes` logits.
-    pub(super) fn new(index: usize, router: &Router, features: usize, classes: usize) -> Result<Self> {
+    pub(super) fn trained(index: usize, router: &Router, features: usize, classes: usize) -> Result<Self> {
         let name = format!("router {index}");
         ensure!(
             router.top_k <= classes,
@@ -102,16 +113,49 @@ impl PreparedRouter {
             Linear::new(&format!("{name}: the hidden layer"), &router.hidden_weight, &router.hidden_bias, features)?;
         let inputs = router.top_k + router.hidden_bias.len();
         let fc = Linear::new(&format!("{name}: the score"), &router.fc_weight, &[router.fc_bias], inputs)?;
-        Ok(Self { hidden, fc, top_k: router.top_k })
+        Ok(Self { rule: Rule::Trained { hidden, fc, top_k: router.top_k }, threshold: router.threshold })
     }
 
-    /// The score; NaN for a feature of zeros, which is not greater than any threshold.
-    pub(super) fn run(&self, feature: &[f32], mean_logits: &[f32]) -> f32 {
-        let mut largest = mean_logits.to_vec();
-        largest.sort_by(|a, b| b.total_cmp(a));
-        let hidden = self.hidden.run(&divided(feature, norm(feature)));
-        let hidden = hidden.iter().map(|&h| if h < 0.0 { 0.0 } else { h });
-        let seen = largest.into_iter().take(self.top_k).chain(hidden);
-        self.fc.run(&seen.map(f64::from).collect::<Vec<_>>())[0]
+    pub(super) fn confidence(rule: &Confidence) -> Self {
+        Self { rule: Rule::Confidence(rule.criterion), threshold: rule.threshold }
     }
+
+    /// The score; NaN for a feature of zeros, with which no trained router proceeds.
+    pub(super) fn run(&self, feature: &[f32], mean_logits: &[f32]) -> f32 {
+        match &self.rule {
+            Rule::Trained { hidden, fc, top_k } => {
+                let mut largest = mean_logits.to_vec();
+                largest.sort_by(|a, b| b.total_cmp(a));
+                let hidden = hidden.run(&divided(feature, norm(feature)));
+                let hidden = hidden.iter().map(|&h| if h < 0.0 { 0.0 } else { h });
+                let seen = largest.into_iter().take(*top_k).chain(hidden);
+                fc.run(&seen.map(f64::from).collect::<Vec<_>>())[0]
+            }
+            Rule::Confidence(criterion) => confidence(*criterion, mean_logits),
+        }
+    }
+
+    /// Whether the next expert is worth running, by this threshold or the router's own.
+    pub(super) fn proceeds(&self, score: f32, threshold: Option<f32>) -> bool {
+        let threshold = threshold.unwrap_or(self.threshold);
+        match self.rule {
+            Rule::Confidence(Criterion::MaxProbability | Criterion::Margin) => score < threshold,
+            Rule::Confidence(Criterion::Entropy) | Rule::Trained { .. } => score > threshold,
+        }
+    }
+}
+
+/// The measures of [`ride_runtime::confidence`], in double precision.
+fn confidence(criterion: Criterion, logits: &[f32]) -> f32 {
+    let mut sorted: Vec<f64> = logits.iter().copied().map(f64::from).collect();
+    sorted.sort_by(|a, b| b.total_cmp(a));
+    let (Some(&largest), second) = (sorted.first(), sorted.get(1)) else { return f32::NAN };
+    let exponentials = || sorted.iter().map(|logit| ((logit - largest).exp(), logit - largest));
+    let sum: f64 = exponentials().map(|(e, _)| e).sum();
+    let score = match criterion {
+        Criterion::Margin => largest - second.unwrap_or(&largest),
+        Criterion::MaxProbability => 1.0 / sum,
+        Criterion::Entropy => sum.ln() - exponentials().map(|(e, below)| e * below).sum::<f64>() / sum,
+    };
+    score as f32
 }

@@ -32,11 +32,10 @@ pub trait Observe {
 /// Which experts run.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Policy {
-    /// The next expert runs while the router's score is greater than the threshold (the official rule has 0).
-    /// All experts run if the network has no routers.
+    /// The next expert runs while the router says so. All experts run if the network has no routers.
     Routed {
-        /// In units of the score, before the sigmoid.
-        threshold: f32,
+        /// In place of the network's own thresholds; in units of the score, before the sigmoid.
+        threshold: Option<f32>,
     },
     /// All experts run, and all routers too, so that their scores can be compared.
     All,
@@ -60,6 +59,8 @@ pub struct ExpertOutput {
     pub feature: Vec<f32>,
     /// One for each class.
     pub logits: Vec<f32>,
+    /// What the sum of logits is divided by if no expert runs after this one.
+    pub divisor: f32,
 }
 
 /// Result of a forward pass.
@@ -69,6 +70,8 @@ pub struct Forward {
     pub experts: Vec<ExpertOutput>,
     /// Score of each router that ran, computed from the mean logits of the experts up to it. NaN means stop.
     pub scores: Vec<f32>,
+    /// What each of these routers says: whether the next expert is worth running.
+    pub proceeds: Vec<bool>,
     /// Mean of the logits of the experts that ran.
     pub mean_logits: Vec<f32>,
 }
@@ -79,10 +82,10 @@ impl Forward {
         self.experts.len()
     }
 
-    /// Number of experts that a router with this threshold would use, judged by the scores at hand (see [`Policy::All`]).
-    pub fn routed(&self, threshold: f32) -> usize {
-        let go_on = self.scores.iter().take_while(|&&score| score > threshold).count();
-        if go_on == self.scores.len() { self.experts.len() } else { go_on + 1 }
+    /// Number of experts that the routers would use, judged by those that ran (see [`Policy::All`]).
+    pub fn routed(&self) -> usize {
+        let go_on = self.proceeds.iter().take_while(|&&proceed| proceed).count();
+        if go_on == self.proceeds.len() { self.experts.len() } else { go_on + 1 }
     }
 
     /// Mean logits of the first `n` experts.
@@ -220,11 +223,10 @@ impl Executor {
         expert.trunk.run(stem, &mut scratch.memory, observe, &mut scratch.trunk);
         let feature = head::global_average(&scratch.trunk, expert.trunk.output_shape);
         let logits = expert.head.run(&feature);
-        Ok(ExpertOutput { feature, logits })
+        Ok(ExpertOutput { feature, logits, divisor: expert.head.divisor })
     }
 
-    /// Score of the router after expert `index`: the next expert runs iff it is greater than the threshold.
-    /// `None` if the network has no such router.
+    /// Score of the router after expert `index`. `None` if the network has no such router.
     pub fn router(&self, index: usize, feature: &[f32], mean_logits: &[f32]) -> Option<f32> {
         Some(self.routers.get(index)?.run(feature, mean_logits))
     }
@@ -252,34 +254,28 @@ impl Executor {
         let mut stem = std::mem::take(&mut scratch.stem);
         self.stem_of(image, scratch, reborrow(&mut observe), &mut stem)?;
         let mut experts = Vec::with_capacity(most);
-        let mut scores = Vec::new();
+        let (mut scores, mut proceeds) = (Vec::new(), Vec::new());
         for index in 0..most {
             experts.push(self.expert(index, &stem, scratch, reborrow(&mut observe))?);
-            if index + 1 == most || !self.continues(policy, &experts, &mut scores) {
+            if index + 1 == most {
+                break;
+            }
+            if matches!(policy, Policy::Exactly(_)) {
+                continue;
+            }
+            let Some(router) = self.routers.get(index) else { continue };
+            let score = router.run(&experts[index].feature, &mean_logits(&experts));
+            let threshold = if let Policy::Routed { threshold } = policy { threshold } else { None };
+            let proceed = router.proceeds(score, threshold);
+            scores.push(score);
+            proceeds.push(proceed);
+            if !proceed && policy != Policy::All {
                 break;
             }
         }
         scratch.stem = stem;
         let mean_logits = mean_logits(&experts);
-        Ok(Forward { experts, scores, mean_logits })
-    }
-
-    /// Runs the router after the latest expert, if the policy has it, and says whether the next expert is to run.
-    fn continues(&self, policy: Policy, experts: &[ExpertOutput], scores: &mut Vec<f32>) -> bool {
-        let latest = experts.len() - 1;
-        let score = || self.router(latest, &experts[latest].feature, &mean_logits(experts));
-        match policy {
-            Policy::Exactly(_) => true,
-            Policy::All => {
-                scores.extend(score());
-                true
-            }
-            Policy::Routed { threshold } => {
-                let score = score();
-                scores.extend(score);
-                score.is_none_or(|score| score > threshold)
-            }
-        }
+        Ok(Forward { experts, scores, proceeds, mean_logits })
     }
 
     fn stem_of(
@@ -317,8 +313,14 @@ impl Executor {
 }
 
 fn prepare_routers(network: &Network, experts: &[PreparedExpert]) -> Result<Vec<PreparedRouter>> {
-    let Routing::Assignment(routers) = &network.routing else {
-        return Ok(Vec::new());
+    let features = |index: usize| experts.get(index).map_or(0, |expert| expert.trunk.output_shape.channels);
+    let routers: Vec<_> = match &network.routing {
+        Routing::None => return Ok(Vec::new()),
+        Routing::Assignment(routers) => {
+            let prepare = |(i, router)| PreparedRouter::trained(i, router, features(i), network.classes);
+            routers.iter().enumerate().map(prepare).collect::<Result<_>>()?
+        }
+        Routing::Confidence(rules) => rules.iter().map(PreparedRouter::confidence).collect(),
     };
     ensure!(
         routers.len() + 1 == experts.len(),
@@ -326,10 +328,7 @@ fn prepare_routers(network: &Network, experts: &[PreparedExpert]) -> Result<Vec<
         routers.len(),
         experts.len()
     );
-    let prepared = routers.iter().zip(experts).enumerate().map(|(index, (router, expert))| {
-        PreparedRouter::new(index, router, expert.trunk.output_shape.channels, network.classes)
-    });
-    prepared.collect()
+    Ok(routers)
 }
 
 /// Lends an optional observer for one call.
@@ -345,5 +344,6 @@ fn mean_logits(experts: &[ExpertOutput]) -> Vec<f32> {
     for expert in experts {
         sums.iter_mut().zip(&expert.logits).for_each(|(sum, &logit)| *sum += f64::from(logit));
     }
-    sums.iter().map(|sum| (sum / experts.len() as f64) as f32).collect()
+    let divisor = experts.last().map_or(1.0, |last| f64::from(last.divisor));
+    sums.iter().map(|sum| (sum / divisor) as f32).collect()
 }

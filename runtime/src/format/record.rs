@@ -2,7 +2,8 @@
 
 use super::{f32_at, u16_at, u32_at};
 use crate::op::{
-    Conv, ConvShape, Dense, Head, Layout, Limits, NONE, Op, Planes, Pool, Router, Shortcut, Source, Span, Step,
+    Assignment, Conv, ConvShape, Criterion, Dense, Head, Layout, Limits, Load, NONE, Op, Planes, Pool, Router, Rule,
+    Shortcut, Source, Span, Step,
 };
 
 /// Bytes of a record.
@@ -34,7 +35,8 @@ mod field {
     pub(super) const WEIGHTS: usize = 32;
     pub(super) const WEIGHTS_LEN: usize = 36;
     pub(super) const PARAMS: usize = 40;
-    /// Border bytes of a convolution, multiplier of a shortcut, pixels of a pooling.
+    /// Border bytes of a convolution, multiplier of a shortcut, pixels of a pooling, divisor of a classifier, length of a
+    /// loaded image.
     pub(super) const EXTRA: usize = 44;
     pub(super) const ZERO: usize = 48;
     pub(super) const MIN: usize = 50;
@@ -44,7 +46,8 @@ mod field {
     pub(super) const SCALE: usize = 56;
     pub(super) const NAME: usize = 60;
 
-    /// A router's head: the hidden layer's fields as above, then these.
+    /// A router's head: [`KIND`] is 0 for an expert assignment, with the hidden layer's fields as above and these, or else
+    /// the [`crate::op::Criterion`], which only has a threshold.
     pub(super) const TOP_K: usize = 16;
     pub(super) const THRESHOLD: usize = 20;
     pub(super) const FC: usize = 24;
@@ -54,6 +57,7 @@ const CONV: u8 = 1;
 const SHORTCUT: u8 = 2;
 const POOL: u8 = 3;
 const HEAD: u8 = 4;
+const LOAD: u8 = 16;
 
 const IMAGE: u8 = 1;
 const ACCUMULATE: u8 = 2;
@@ -142,7 +146,13 @@ pub fn decode(r: &[u8; RECORD_LEN]) -> Option<Step> {
             shift: r[field::SHIFT],
             out: u32_at(r, field::OUT),
         }),
-        HEAD => Op::Head(Head { dense: dense(r)?, source: u32_at(r, field::SOURCE), out: u32_at(r, field::OUT) }),
+        HEAD => Op::Head(Head {
+            dense: dense(r)?,
+            source: u32_at(r, field::SOURCE),
+            out: u32_at(r, field::OUT),
+            divisor: f32_at(r, field::EXTRA),
+        }),
+        LOAD => Op::Load(Load { out: u32_at(r, field::OUT), len: u32_at(r, field::EXTRA) }),
         _ => return None,
     };
     Some(Step { op, name: u32_at(r, field::NAME), scale: f32_at(r, field::SCALE) })
@@ -248,6 +258,12 @@ pub fn encode(step: &Step) -> [u8; RECORD_LEN] {
             f.dense(&h.dense);
             f.u32(field::SOURCE, h.source);
             f.u32(field::OUT, h.out);
+            f.u32(field::EXTRA, h.divisor.to_bits());
+        }
+        Op::Load(l) => {
+            f.u8(field::KIND, LOAD);
+            f.u32(field::OUT, l.out);
+            f.u32(field::EXTRA, l.len);
         }
     }
     f.u32(field::SCALE, step.scale.to_bits());
@@ -257,23 +273,30 @@ pub fn encode(step: &Step) -> [u8; RECORD_LEN] {
 
 /// Reads the head of a router's section.
 pub fn decode_router(r: &[u8; ROUTER_HEAD]) -> Option<Router> {
-    let hidden = dense(r)?;
-    let top_k = u16_at(r, field::TOP_K);
-    Some(Router {
-        hidden,
-        top_k,
-        fc: Span { at: u32_at(r, field::FC), len: 4 * (u32::from(top_k) + u32::from(hidden.outputs) + 1) },
-        threshold: f32_at(r, field::THRESHOLD),
-    })
+    let rule = match r[field::KIND] {
+        0 => {
+            let hidden = dense(r)?;
+            let top_k = u16_at(r, field::TOP_K);
+            let len = 4 * (u32::from(top_k) + u32::from(hidden.outputs) + 1);
+            Rule::Assignment(Assignment { hidden, top_k, fc: Span { at: u32_at(r, field::FC), len } })
+        }
+        criterion => Rule::Confidence(Criterion::decode(criterion)?),
+    };
+    Some(Router { rule, threshold: f32_at(r, field::THRESHOLD) })
 }
 
 /// Writes the head of a router's section.
 pub fn encode_router(router: &Router) -> [u8; ROUTER_HEAD] {
     let mut f = Fields([0; RECORD_LEN]);
-    f.dense(&router.hidden);
-    f.u16(field::TOP_K, router.top_k);
+    match &router.rule {
+        Rule::Assignment(assignment) => {
+            f.dense(&assignment.hidden);
+            f.u16(field::TOP_K, assignment.top_k);
+            f.u32(field::FC, assignment.fc.at);
+        }
+        Rule::Confidence(criterion) => f.u8(field::KIND, *criterion as u8),
+    }
     f.u32(field::THRESHOLD, router.threshold.to_bits());
-    f.u32(field::FC, router.fc.at);
     f.0
 }
 
@@ -339,9 +362,13 @@ mod tests {
             layout: Layout::Ohwi,
             normalize: true,
         };
-        round_trip(Op::Head(Head { dense, source: 64, out: 512 }));
-        let router = Router { hidden: dense, top_k: 30, fc: Span { at: 9, len: 4 * 131 }, threshold: 0.5 };
-        assert_eq!(decode_router(&encode_router(&router)), Some(router));
+        round_trip(Op::Head(Head { dense, source: 64, out: 512, divisor: 3.0 }));
+        round_trip(Op::Load(Load { out: 64, len: 3072 }));
+        let assignment = Assignment { hidden: dense, top_k: 30, fc: Span { at: 9, len: 4 * 131 } };
+        for rule in Criterion::ALL.map(Rule::Confidence).into_iter().chain([Rule::Assignment(assignment)]) {
+            let router = Router { rule, threshold: 0.5 };
+            assert_eq!(decode_router(&encode_router(&router)), Some(router));
+        }
         assert_eq!(decode(&[0; RECORD_LEN]), None);
     }
 }

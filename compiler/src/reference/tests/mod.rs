@@ -66,12 +66,13 @@ fn check_policies(executor: &Executor, pixels: &[u8], all: &Forward) {
         assert_eq!(exactly.mean_logits, all.mean_of(n));
     }
     for threshold in [-100.0, -0.5, 0.0, 0.5, 100.0] {
-        let routed = run(Policy::Routed { threshold });
+        let routed = run(Policy::Routed { threshold: Some(threshold) });
         let used = 1 + all.scores.iter().take_while(|&&score| score > threshold).count();
-        assert_eq!((routed.used(), all.routed(threshold), routed.routed(threshold)), (used, used, used));
+        assert_eq!((routed.used(), routed.routed()), (used, used));
         assert_eq!(routed.experts, all.experts[..used]);
         assert_eq!(routed.scores, all.scores[..used.min(all.scores.len())]);
     }
+    assert_eq!(run(Policy::Routed { threshold: None }).used(), all.routed());
     assert_eq!(all.used(), executor.experts());
 }
 
@@ -106,7 +107,7 @@ fn a_zero_feature_stops_at_the_router_and_gives_the_classifier_zero() {
     trunk.nodes.push(node("expert0.zero", Op::Relu, &[before + 1]));
     let executor = Executor::new(&network).unwrap();
     let pixels = pixels(&network, 1);
-    let policy = Policy::Routed { threshold: -1e30 };
+    let policy = Policy::Routed { threshold: Some(-1e30) };
     let forward = executor.forward(Image::Pixels(&pixels), policy, &mut Scratch::default(), None).unwrap();
     assert_eq!(forward.used(), 1);
     assert!(forward.scores[0].is_nan());
@@ -119,14 +120,20 @@ fn empty_parts_pass_their_input_on() {
     network.stem.nodes.clear();
     for expert in &mut network.experts {
         expert.trunk.nodes.clear();
-        expert.head = Head { weight: vec![1.0; 21], bias: vec![0.0; 7], features: 3, normalize: false };
+        expert.head = Head {
+            weight: vec![1.0; 21],
+            bias: vec![0.0; 7],
+            features: 3,
+            normalize: false,
+            divisor: expert.head.divisor,
+        };
     }
     network.routing = Routing::None;
     let executor = Executor::new(&network).unwrap();
     let pixels = pixels(&network, 2);
     let expected = naive_forward(&network, &pixels);
     let forward =
-        executor.forward(Image::Pixels(&pixels), Policy::Routed { threshold: 0.0 }, &mut Scratch::default(), None);
+        executor.forward(Image::Pixels(&pixels), Policy::Routed { threshold: None }, &mut Scratch::default(), None);
     let forward = forward.unwrap();
     assert_eq!((forward.used(), forward.scores.len()), (2, 0));
     assert_close("logits", &forward.experts[1].logits, &expected.logits[1]);
@@ -140,7 +147,7 @@ fn results_do_not_depend_on_the_number_of_threads() {
     let images: Vec<Vec<u8>> = (0..40).map(|seed| pixels(&network, seed)).collect();
     let run = |threads: usize| -> Vec<Forward> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        let policy = Policy::Routed { threshold: 0.0 };
+        let policy = Policy::Routed { threshold: None };
         let one = |scratch: &mut Scratch, image: &Vec<u8>| {
             executor.forward(Image::Pixels(image), policy, scratch, None).unwrap()
         };

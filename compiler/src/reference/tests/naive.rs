@@ -124,7 +124,7 @@ pub(super) fn naive_forward(network: &Network, pixels: &[u8]) -> Naive {
             && index < routers.len()
         {
             let mean: Vec<f64> = (0..network.classes)
-                .map(|class| logits.iter().map(|l| l[class]).sum::<f64>() / logits.len() as f64)
+                .map(|class| logits.iter().map(|l| l[class]).sum::<f64>() / f64::from(expert.head.divisor))
                 .collect();
             scores.push(naive_router(&routers[index], &feature, &mean));
         }

@@ -59,7 +59,7 @@ pub(crate) fn network(experts: usize, normalize: bool) -> Network {
     let expert = |random: &mut Random, index: usize| {
         let trunk = trunk(random, &format!("expert{index}"));
         let (weight, bias) = (random.many(classes * 12, 4.0), random.many(classes, 1.0));
-        Expert { trunk, head: Head { weight, bias, features: 12, normalize } }
+        Expert { trunk, head: Head { weight, bias, features: 12, normalize, divisor: (index + 1) as f32 } }
     };
     let router = |random: &mut Random| Router {
         hidden_weight: random.many(5 * 12, 1.0),
@@ -67,6 +67,7 @@ pub(crate) fn network(experts: usize, normalize: bool) -> Network {
         top_k: 3,
         fc_weight: random.many(8, 1.0),
         fc_bias: random.next(),
+        threshold: 0.0,
     };
     Network {
         arch: "synthetic".into(),
