@@ -126,11 +126,14 @@ pub struct Params<'a> {
 }
 
 impl<'a> Params<'a> {
-    /// Splits `bytes` (at least `9 * channels`) into the arrays.
+    /// Splits `bytes` (at least `9 * channels`) into the arrays; they are empty where there are fewer.
     pub fn new(bytes: &'a [u8], channels: usize) -> Self {
-        let (bias, rest) = bytes.split_at(4 * channels);
-        let (multiplier, rest) = rest.split_at(4 * channels);
-        Params { bias, multiplier, right_shift: &rest[..channels] }
+        let arrays = || {
+            let (bias, rest) = bytes.split_at_checked(4 * channels)?;
+            let (multiplier, rest) = rest.split_at_checked(4 * channels)?;
+            Some(Params { bias, multiplier, right_shift: rest.get(..channels)? })
+        };
+        arrays().unwrap_or(Params { bias: &[], multiplier: &[], right_shift: &[] })
     }
 
     /// Bias of channel `c`.
