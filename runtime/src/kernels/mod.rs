@@ -3,6 +3,8 @@
 //! Dispatch, tests and benchmarks walk the same table, [`BACKENDS`]. Every backend computes exactly the arithmetic law
 //! ([`crate::arith`]); they differ in speed only.
 
+#[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+pub mod aarch64;
 pub mod dense;
 pub mod k8n16;
 pub mod k8n4;
@@ -17,6 +19,12 @@ use crate::op::{Conv, ConvShape, Dense, Layout, Pool, Shortcut};
 pub enum Isa {
     /// Portable Rust.
     Scalar,
+    /// 64-bit Arm with NEON.
+    Neon,
+    /// 64-bit Arm with NEON and int8 dot products.
+    Dotprod,
+    /// 64-bit Arm with NEON and int8 matrix products.
+    I8mm,
     /// x86-64 with AVX2.
     Avx2,
     /// x86-64 with AVX-VNNI (256-bit `vpdpbusd`).
@@ -30,6 +38,9 @@ impl Isa {
     pub fn name(self) -> &'static str {
         match self {
             Isa::Scalar => "scalar",
+            Isa::Neon => "neon",
+            Isa::Dotprod => "dotprod",
+            Isa::I8mm => "i8mm",
             Isa::Avx2 => "avx2",
             Isa::AvxVnni => "avxvnni",
             Isa::Avx512Vnni => "avx512vnni",
@@ -42,7 +53,9 @@ impl Isa {
             Isa::Scalar => true,
             #[cfg(target_arch = "x86_64")]
             _ => x86::available(self),
-            #[cfg(not(target_arch = "x86_64"))]
+            #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+            _ => aarch64::available(self),
+            #[cfg(not(any(target_arch = "x86_64", all(target_arch = "aarch64", target_endian = "little"))))]
             _ => false,
         }
     }
@@ -51,6 +64,9 @@ impl Isa {
     pub fn macs_per_instruction(self) -> u32 {
         match self {
             Isa::Scalar => 1,
+            Isa::Neon => 4,
+            Isa::Dotprod => 16,
+            Isa::I8mm => 32,
             Isa::Avx2 => 16,
             Isa::AvxVnni => 32,
             Isa::Avx512Vnni => 64,
@@ -230,6 +246,12 @@ pub static BACKENDS: &[Backend] = &[
     scalar::OHWI,
     scalar::K8N16,
     scalar::K8N4,
+    #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+    aarch64::NEON,
+    #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+    aarch64::DOTPROD,
+    #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+    aarch64::I8MM,
     #[cfg(target_arch = "x86_64")]
     x86::AVX2,
     #[cfg(target_arch = "x86_64")]
