@@ -71,7 +71,7 @@ unsafe fn convert(
         let words = if wide { load_wide(in_hi, in_lo) } else { vmovl_s8(vld1_s8(in_hi.cast())) };
         let (zero_in, left) = (vdup_n_s16(s.in_zero), vdupq_n_s32(i32::from(pre_shift)));
         let differences = [vsubl_s16(vget_low_s16(words), zero_in), vsubl_s16(vget_high_s16(words), zero_in)];
-        let value = Scale::load(channels).requantize(differences.map(|d| vshlq_s32(d, left)));
+        let value = Scale::load(channels).requantize([vshlq_s32(differences[0], left), vshlq_s32(differences[1], left)]);
         let (min, max) = (vdupq_n_s16(s.limits.min), vdupq_n_s16(s.limits.max));
         let sum = vqaddq_s16(vdupq_n_s16(s.limits.zero), value);
         if wide {

@@ -73,7 +73,9 @@ pub(super) unsafe fn finish<U: Unit, const PAIRS: usize>(out: &Output, tile: &Ti
         if out.pre_shift > 0 {
             let left = vdupq_n_s32(i32::from(out.pre_shift));
             for p in 0..PAIRS {
-                pixels[p] = pixels[p].map(|pixel| pixel.map(|sums| vshlq_s32(sums, left)));
+                for i in 0..2 {
+                    pixels[p][i] = [vshlq_s32(pixels[p][i][0], left), vshlq_s32(pixels[p][i][1], left)];
+                }
             }
         }
         store::<PAIRS>(out, &pixels, first, count);
@@ -96,7 +98,7 @@ pub(super) unsafe fn store<const PAIRS: usize>(
         let scale = Scale::load(&*out.channels);
         if count < 2 * PAIRS || out.left < 8 {
             for p in 0..PAIRS {
-                let words = pixels[p].map(|sums| scale.requantize(sums));
+                let words = [scale.requantize(pixels[p][0]), scale.requantize(pixels[p][1])];
                 store_some(out, words, first + 2 * p, count.saturating_sub(2 * p));
             }
             return;
@@ -121,11 +123,13 @@ unsafe fn store_all<F: Form, const PAIRS: usize>(
 ) {
     // SAFETY: promised by the caller: 8 bytes of each pixel in each plane exist.
     unsafe {
-        let [zero, min, max] = [out.limits.zero, out.limits.min, out.limits.max].map(|v| vdupq_n_s16(v));
+        let zero = vdupq_n_s16(out.limits.zero);
+        let (min, max) = (vdupq_n_s16(out.limits.min), vdupq_n_s16(out.limits.max));
         for p in 0..PAIRS {
             let words = [scale.requantize(pixels[p][0]), scale.requantize(pixels[p][1])];
             if F::WIDE {
-                for word in words {
+                for i in 0..2 {
+                    let word = words[i];
                     let (hi, lo) = (out.hi.add(at), out.lo.add(at));
                     let base = if F::ACCUMULATE { load_wide(hi, lo) } else { zero };
                     let sum = vqaddq_s16(vqaddq_s16(base, word), word);
@@ -134,8 +138,11 @@ unsafe fn store_all<F: Form, const PAIRS: usize>(
                 }
             } else {
                 let places = [out.hi.add(at), out.hi.add(at + out.out_c)];
-                let base =
-                    if F::ACCUMULATE { places.map(|hi| vmovl_s8(vld1_s8(hi.cast()))) } else { [zero; 2] };
+                let base = if F::ACCUMULATE {
+                    [vmovl_s8(vld1_s8(places[0].cast())), vmovl_s8(vld1_s8(places[1].cast()))]
+                } else {
+                    [zero; 2]
+                };
                 let a = vqmovn_s16(vqaddq_s16(base[0], words[0]));
                 let both = vqmovn_high_s16(a, vqaddq_s16(base[1], words[1]));
                 // Narrow limits are int8 values, and the instruction before has saturated to int8.

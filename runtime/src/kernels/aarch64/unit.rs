@@ -103,7 +103,8 @@ impl Unit for I8mm {
     unsafe fn weights(from: *const u8) -> Self::Weights {
         // SAFETY: promised by the caller.
         unsafe {
-            let [low, high] = load_pair(from).map(|w| vreinterpretq_s32_s8(w));
+            let [low, high] = load_pair(from);
+            let (low, high) = (vreinterpretq_s32_s8(low), vreinterpretq_s32_s8(high));
             [vreinterpretq_s8_s32(vzip1q_s32(low, high)), vreinterpretq_s8_s32(vzip2q_s32(low, high))]
         }
     }
@@ -153,7 +154,8 @@ impl Unit for Neon {
         // SAFETY: promised by the caller.
         unsafe {
             let order = vld1q_u8(BY_INPUT.as_ptr());
-            let [low, high] = load_pair(from).map(|w| vqtbl1q_s8(w, order));
+            let [low, high] = load_pair(from);
+            let (low, high) = (vqtbl1q_s8(low, order), vqtbl1q_s8(high, order));
             [vmovl_s8(vget_low_s8(low)), vmovl_high_s8(low), vmovl_s8(vget_low_s8(high)), vmovl_high_s8(high)]
         }
     }

@@ -13,6 +13,8 @@ use crate::op::ConvShape;
 
 /// Pixels that a kernel may compute beyond the last one of a row.
 pub const SLACK: usize = 8;
+/// Largest window height and width ([`crate::model`] refuses larger ones).
+pub const MAX_KERNEL: usize = 15;
 /// Bytes copied at a time from stages to windows, which may go beyond both.
 const CHUNK: usize = 16;
 
@@ -141,13 +143,22 @@ impl Ring {
         }
         let from = &from[(first * stride + phase - padding) * channels + group * STEP..];
         let flip = u64::from_ne_bytes([flip; 8]);
-        let pixels = from.chunks(stride * channels);
-        for (cell, pixel) in inside.as_chunks_mut::<STEP>().0.iter_mut().zip(pixels) {
-            let bytes = match pixel.first_chunk() {
-                Some(bytes) if valid == STEP => u64::from_le_bytes(*bytes),
-                _ => ragged(&pixel[..valid]),
-            };
-            *cell = (bytes ^ flip).to_le_bytes();
+        let cells = inside.as_chunks_mut::<STEP>().0;
+        match (valid, stride * channels) {
+            (STEP, 16) => copy_cells::<16>(cells, from, flip),
+            (STEP, 24) => copy_cells::<24>(cells, from, flip),
+            (STEP, 32) => copy_cells::<32>(cells, from, flip),
+            (STEP, 48) => copy_cells::<48>(cells, from, flip),
+            (STEP, 64) => copy_cells::<64>(cells, from, flip),
+            (_, distance) => {
+                for (cell, pixel) in cells.iter_mut().zip(from.chunks(distance)) {
+                    let bytes = match pixel.first_chunk() {
+                        Some(bytes) if valid == STEP => u64::from_le_bytes(*bytes),
+                        _ => ragged(&pixel[..valid]),
+                    };
+                    *cell = (bytes ^ flip).to_le_bytes();
+                }
+            }
         }
     }
 
@@ -183,18 +194,42 @@ impl Ring {
         let (slots, rest) = ring.split_at_mut(self.slots_len());
         let (stages, window) = rest.split_at_mut(kernel * self.stage);
         let (len, step) = (kernel * channels, usize::from(self.shape.stride) * channels);
+        let mut rows: [&[u8]; MAX_KERNEL] = [&[]; MAX_KERNEL];
+        for (row, to) in rows.iter_mut().enumerate().take(kernel) {
+            *to = &stages[self.slot(top + row as isize) * self.stage..][..self.stage];
+        }
         for x in 0..self.shape.out_w() {
-            for row in 0..kernel {
-                let stage = &stages[self.slot(top + row as isize) * self.stage..][..self.stage];
+            let mut to = 0;
+            for row in &rows[..kernel] {
                 for at in (0..len).step_by(CHUNK) {
                     // Each row overwrites what the one before copied too much.
-                    window[row * len + at..][..CHUNK].copy_from_slice(&stage[x * step + at..][..CHUNK]);
+                    window[to + at..][..CHUNK].copy_from_slice(&row[x * step + at..][..CHUNK]);
                 }
+                to += len;
             }
-            for (cells, from) in slots.chunks_exact_mut(self.plane).take(self.groups).zip(window.chunks_exact(STEP)) {
-                cells[STEP * x..][..STEP].copy_from_slice(from);
+            let mut at = STEP * x;
+            for from in window.as_chunks::<STEP>().0.iter().take(self.groups) {
+                slots[at..][..STEP].copy_from_slice(from);
+                at += self.plane;
             }
         }
+    }
+}
+
+/// Fills cells from the first bytes of pixels that are `D` bytes apart; the last pixel may end after its cell.
+#[inline(always)]
+fn copy_cells<const D: usize>(cells: &mut [[u8; STEP]], from: &[u8], flip: u64) {
+    let (pixels, rest) = from.as_chunks::<D>();
+    let copy = |cell: &mut [u8; STEP], pixel: &[u8]| {
+        if let Some(bytes) = pixel.first_chunk() {
+            *cell = (u64::from_le_bytes(*bytes) ^ flip).to_le_bytes();
+        }
+    };
+    for (cell, pixel) in cells.iter_mut().zip(pixels) {
+        copy(cell, pixel);
+    }
+    if let Some(cell) = cells.get_mut(pixels.len()) {
+        copy(cell, rest);
     }
 }
 
