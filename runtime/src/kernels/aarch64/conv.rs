@@ -124,17 +124,17 @@ unsafe fn run_checked<U: Unit>(call: &mut ConvCall<'_>, pre_shift: u8) {
 /// As [`tile::run`], for all pixels of the row.
 #[inline(always)]
 unsafe fn run_row<U: Unit>(row: &Row, out_w: usize) {
-    let mut x = 0;
+    let (mut x, widest) = (0, if U::EIGHT { WIDEST } else { WIDEST / 2 });
     while x < out_w {
-        let left = out_w - x;
+        let left = (out_w - x).min(widest);
         // SAFETY: promised by the caller.
         unsafe {
             match left {
                 0..=2 => tile::run::<U, 1>(row, x, left),
-                3..=4 => tile::run::<U, 2>(row, x, left),
-                _ => tile::run::<U, { WIDEST / 2 }>(row, x, left.min(WIDEST)),
+                _ if left <= 4 || !U::EIGHT => tile::run::<U, 2>(row, x, left),
+                _ => tile::run::<U, { WIDEST / 2 }>(row, x, left),
             }
         }
-        x += left.min(WIDEST);
+        x += left;
     }
 }

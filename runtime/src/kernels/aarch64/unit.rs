@@ -13,6 +13,9 @@ pub(super) trait Unit: 'static {
     /// Activations of two pixels and 8 inputs, ready to be multiplied.
     type Inputs: Copy;
 
+    /// Whether registers hold the sums of 8 pixels besides what is multiplied; of 4 otherwise.
+    const EIGHT: bool;
+
     /// Loads the 32 bytes of weights at `from`.
     unsafe fn weights(from: *const u8) -> Self::Weights;
     /// Loads the 16 bytes of activations at `from`.
@@ -65,6 +68,7 @@ unsafe fn load_pair(from: *const u8) -> [int8x16_t; 2] {
 impl Unit for Dotprod {
     type Weights = [int8x16_t; 2];
     type Inputs = int8x16_t;
+    const EIGHT: bool = true;
 
     #[inline(always)]
     unsafe fn weights(from: *const u8) -> Self::Weights {
@@ -98,6 +102,7 @@ impl Unit for Dotprod {
 impl Unit for I8mm {
     type Weights = [int8x16_t; 2];
     type Inputs = int8x16_t;
+    const EIGHT: bool = true;
 
     #[inline(always)]
     unsafe fn weights(from: *const u8) -> Self::Weights {
@@ -148,6 +153,7 @@ impl Unit for Neon {
     type Weights = [int16x8_t; 4];
     /// Vectors of one pixel's 8 inputs.
     type Inputs = [int16x8_t; 2];
+    const EIGHT: bool = false;
 
     #[inline(always)]
     unsafe fn weights(from: *const u8) -> Self::Weights {
