@@ -62,7 +62,7 @@ impl Layout {
     /// unsigned bytes `q + 128` that its kernels multiply, so that they can be read in place.
     pub const fn plane_flip(self) -> u8 {
         match self {
-            Layout::Ohwi => 0,
+            Layout::Ohwi | Layout::K8N4 => 0,
             Layout::K8N16 => 0x80,
         }
     }

@@ -2,7 +2,9 @@
 //!
 //! Needs the feature `std` to see what the processor can do; without it, only what the compiler was told to use runs.
 
-use ride_runtime::kernels::{self, BACKENDS, Backend, ConvCall, DenseCall, PoolCall, ShortcutCall, k8n4, k8n16, scalar};
+use ride_runtime::kernels::{
+    self, BACKENDS, Backend, ConvCall, DenseCall, PoolCall, ShortcutCall, k8n4, k8n16, scalar,
+};
 use ride_runtime::op::{Conv, ConvShape, Dense, Layout, Limits, Planes, Pool, Shortcut, Source, Span, feature_norm_at};
 use ride_runtime::oracle;
 

@@ -81,7 +81,8 @@ unsafe fn finish(call: &mut DenseCall<'_>, first: usize, dots: [int32x4_t; 4], i
         // SAFETY: promised by the caller; biases follow the factors of all outputs.
         unsafe {
             let factor = vreinterpretq_f32_u8(vld1q_u8(call.params.as_ptr().add(at)));
-            let bias = vreinterpretq_f32_u8(vld1q_u8(call.params.as_ptr().add(4 * usize::from(call.dense.outputs) + at)));
+            let bias =
+                vreinterpretq_f32_u8(vld1q_u8(call.params.as_ptr().add(4 * usize::from(call.dense.outputs) + at)));
             let scaled = vmulq_n_f32(vmulq_f32(vcvtq_f32_s32(dots), factor), inverse_norm);
             vst1q_u8(call.out.as_mut_ptr().add(at), vreinterpretq_u8_f32(vaddq_f32(scaled, bias)));
         }

@@ -45,7 +45,8 @@ unsafe fn run_whole(call: &mut ShortcutCall<'_>, s: &Shortcut, wide: bool) {
             let (from, to) = (from + x * step, (y * out_w + x) * out_c + before);
             for c in (0..in_c).step_by(8) {
                 let ins = [call.in_hi.as_ptr().wrapping_add(from + c), call.in_lo.as_ptr().wrapping_add(from + c)];
-                let outs = [call.out_hi.as_mut_ptr().wrapping_add(to + c), call.out_lo.as_mut_ptr().wrapping_add(to + c)];
+                let outs =
+                    [call.out_hi.as_mut_ptr().wrapping_add(to + c), call.out_lo.as_mut_ptr().wrapping_add(to + c)];
                 // SAFETY: 8 channels of this pixel exist in each plane.
                 unsafe { convert(s, &channels, pre_shift, wide, ins, outs) };
             }
@@ -71,7 +72,8 @@ unsafe fn convert(
         let words = if wide { load_wide(in_hi, in_lo) } else { vmovl_s8(vld1_s8(in_hi.cast())) };
         let (zero_in, left) = (vdup_n_s16(s.in_zero), vdupq_n_s32(i32::from(pre_shift)));
         let differences = [vsubl_s16(vget_low_s16(words), zero_in), vsubl_s16(vget_high_s16(words), zero_in)];
-        let value = Scale::load(channels).requantize([vshlq_s32(differences[0], left), vshlq_s32(differences[1], left)]);
+        let value =
+            Scale::load(channels).requantize([vshlq_s32(differences[0], left), vshlq_s32(differences[1], left)]);
         let (min, max) = (vdupq_n_s16(s.limits.min), vdupq_n_s16(s.limits.max));
         let sum = vqaddq_s16(vdupq_n_s16(s.limits.zero), value);
         if wide {

@@ -24,12 +24,7 @@ impl Scale {
     pub(super) unsafe fn load(channels: &Channels) -> Self {
         let (m, s) = (channels.multiplier.as_ptr(), channels.shift.as_ptr());
         // SAFETY: both arrays hold 8 numbers.
-        unsafe {
-            Scale {
-                multiplier: [vld1q_s32(m), vld1q_s32(m.add(4))],
-                shift: [vld1q_s32(s), vld1q_s32(s.add(4))],
-            }
-        }
+        unsafe { Scale { multiplier: [vld1q_s32(m), vld1q_s32(m.add(4))], shift: [vld1q_s32(s), vld1q_s32(s.add(4))] } }
     }
 
     /// Requantizes the 8 channels of a pixel to 16 bits.

@@ -33,7 +33,12 @@ pub const K8N16: Backend = Backend {
 pub const K8N4: Backend = Backend {
     isa: Isa::Scalar,
     layout: Layout::K8N4,
-    conv: ConvKernel { name: "qs8_conv_1x4_k8n4_scalar", tile: (1, 4), scratch_len: super::k8n4::scratch_len, run: conv::k8n4 },
+    conv: ConvKernel {
+        name: "qs8_conv_1x4_k8n4_scalar",
+        tile: (1, 4),
+        scratch_len: super::k8n4::scratch_len,
+        run: conv::k8n4,
+    },
     shortcut: shortcut::run,
     pool: pool::run,
     dense: dense::packed,
