@@ -2,7 +2,9 @@
 
 use super::tile::{self, MAX_KERNEL, Output, Row, WIDEST};
 use super::unit::Unit;
+use super::winograd;
 use crate::kernels::k8n4::ring::{Ring, Rows};
+use crate::kernels::k8n4::winograd::{self as winograd_plan, Plan};
 use crate::kernels::k8n4::{self, Channels, GROUP_STEP};
 use crate::kernels::{ConvCall, Params, params_len, scalar};
 use crate::op::Layout;
@@ -50,6 +52,41 @@ pub(super) unsafe fn run<U: Unit>(call: &mut ConvCall<'_>) {
     };
     // SAFETY: as promised by the caller; the slices have been checked.
     unsafe { run_checked::<U>(call, pre_shift) }
+}
+
+/// Runs a convolution by Winograd's algorithm, if that is exact and possible.
+///
+/// # Safety
+/// NEON is available.
+#[inline(always)]
+pub(super) unsafe fn run_winograd(call: &mut ConvCall<'_>) -> bool {
+    let (conv, shape) = (call.conv, call.conv.shape);
+    let Some(plan) = Plan::new(&shape) else { return false };
+    let exact = conv.acc_bits <= winograd_plan::ACC_BITS
+        && call.channel_params().right_shift.iter().all(|&r| r >= winograd_plan::MIN_SHIFT);
+    if !exact || !is_complete(call) {
+        return false;
+    }
+    let channels = k8n4::channels(shape.out_c);
+    let rows = Rows { input: call.input, flip: call.input_flip(), border: conv.border };
+    let params = Params::new(call.params, channels);
+    let wide = !call.out_lo.is_empty();
+    let (head, rest) = call.scratch.split_at_mut(Channels::table_len(shape.out_c));
+    let table = Channels::fill_table(head, &params, channels, 6);
+    let out = Output {
+        channels: ptr::null(),
+        hi: call.out_hi.as_mut_ptr(),
+        lo: if wide { call.out_lo.as_mut_ptr() } else { ptr::null_mut() },
+        out_c: usize::from(shape.out_c),
+        left: 0,
+        pre_shift: 0,
+        accumulate: conv.accumulate,
+        limits: conv.limits,
+    };
+    let layer = winograd::Layer { shape, plan, rows, weights: call.weights, table, out };
+    // SAFETY: NEON is promised by the caller, and `is_complete` has looked at all slices.
+    unsafe { winograd::run(&layer, rest) };
+    true
 }
 
 /// # Safety

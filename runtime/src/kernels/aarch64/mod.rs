@@ -16,6 +16,7 @@ mod shortcut;
 mod store;
 mod tile;
 mod unit;
+mod winograd;
 
 use super::{Backend, ConvCall, ConvKernel, DenseCall, Isa, PoolCall, ShortcutCall, k8n4};
 use crate::op::Layout;
@@ -40,7 +41,11 @@ pub const I8MM: Backend = backend(Isa::I8mm, kernel("qs8_conv_8x8_k8n4_i8mm", ru
 #[target_feature(enable = "neon")]
 unsafe fn run_neon(call: &mut ConvCall<'_>) {
     // SAFETY: promised by the caller.
-    unsafe { conv::run::<unit::Neon>(call) }
+    unsafe {
+        if !conv::run_winograd(call) {
+            conv::run::<unit::Neon>(call)
+        }
+    }
 }
 
 /// # Safety

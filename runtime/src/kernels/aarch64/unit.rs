@@ -146,7 +146,7 @@ impl Unit for I8mm {
 }
 
 /// Bytes of 4 channels × 4 inputs in the order input, channel.
-static BY_INPUT: [u8; 16] = [0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15];
+pub(super) static BY_INPUT: [u8; 16] = [0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15];
 
 impl Unit for Neon {
     /// Vectors of two inputs by 4 channels.

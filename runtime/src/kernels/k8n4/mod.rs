@@ -12,6 +12,7 @@
 //! Channels are padded to a multiple of 8. Biases are folded for signed activations.
 
 pub mod ring;
+pub mod winograd;
 
 use super::Params;
 use crate::op::ConvShape;
@@ -51,7 +52,8 @@ pub fn weights_len(shape: &ConvShape) -> usize {
 
 /// Bytes of scratch memory that an artifact has to reserve for the kernels of this layout.
 pub fn scratch_len(shape: &ConvShape) -> usize {
-    Channels::table_len(shape.out_c) + ring::Ring::new(shape).len()
+    let direct = ring::Ring::new(shape).len();
+    Channels::table_len(shape.out_c) + winograd::Plan::new(shape).map_or(0, |p| p.len()).max(direct)
 }
 
 /// Window row, window column and channel of byte `k` of step `s`; `None` for padding.
