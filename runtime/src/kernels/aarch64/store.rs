@@ -58,9 +58,9 @@ impl<const ACCUMULATE: bool, const WIDE: bool> Form for To<ACCUMULATE, WIDE> {
 /// As [`super::tile::run`].
 #[inline(always)]
 pub(super) unsafe fn finish<U: Unit, const PAIRS: usize>(out: &Output, tile: &Tile<PAIRS>, first: usize, count: usize) {
-    let mut pixels = [[[unsafe { vdupq_n_s32(0) }; 2]; 2]; PAIRS];
     // SAFETY: promised by the caller.
     unsafe {
+        let mut pixels = [[[vdupq_n_s32(0); 2]; 2]; PAIRS];
         for p in 0..PAIRS {
             let sums = [U::ordered(tile[p][0]), U::ordered(tile[p][1])];
             pixels[p] = [[sums[0][0], sums[1][0]], [sums[0][1], sums[1][1]]];

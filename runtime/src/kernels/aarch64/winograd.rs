@@ -90,24 +90,25 @@ unsafe fn transform_inputs(layer: &Layer<'_>, to: *mut u8, ring_bytes: &mut [u8]
                     for r in 0..6 {
                         let cells = ring_bytes.as_ptr().add(ring.slot(top + r as isize) * ring.pitch);
                         let cells = cells.add(group * ring.plane + 4 * tx * STEP);
-                        for pair in 0..3 {
-                            let x = vld1q_s8(cells.add(16 * pair).cast());
-                            d[6 * r + 2 * pair] = vmovl_s8(vget_low_s8(x));
-                            d[6 * r + 2 * pair + 1] = vmovl_high_s8(x);
+                        let (a, b) = (vld1q_s8(cells.cast()), vld1q_s8(cells.add(16).cast()));
+                        let c = vld1q_s8(cells.add(32).cast());
+                        let v = input_line([
+                            vmovl_s8(vget_low_s8(a)),
+                            vmovl_high_s8(a),
+                            vmovl_s8(vget_low_s8(b)),
+                            vmovl_high_s8(b),
+                            vmovl_s8(vget_low_s8(c)),
+                            vmovl_high_s8(c),
+                        ]);
+                        for c in 0..6 {
+                            d[6 * r + c] = v[c];
                         }
                     }
                     for c in 0..6 {
                         let v = input_line([d[c], d[6 + c], d[12 + c], d[18 + c], d[24 + c], d[30 + c]]);
                         for r in 0..6 {
-                            d[6 * r + c] = v[r];
-                        }
-                    }
-                    for r in 0..6 {
-                        let i = 6 * r;
-                        let v = input_line([d[i], d[i + 1], d[i + 2], d[i + 3], d[i + 4], d[i + 5]]);
-                        for c in 0..6 {
-                            let place = to.add(at + (i + c) * plan.groups * plan.group_len);
-                            vst1q_s16(place.cast(), v[c]);
+                            let place = to.add(at + (6 * r + c) * plan.groups * plan.group_len);
+                            vst1q_s16(place.cast(), v[r]);
                         }
                     }
                 }

@@ -201,15 +201,19 @@ impl Ring {
         for x in 0..self.shape.out_w() {
             let mut to = 0;
             for row in &rows[..kernel] {
-                for at in (0..len).step_by(CHUNK) {
-                    // Each row overwrites what the one before copied too much.
-                    window[to + at..][..CHUNK].copy_from_slice(&row[x * step + at..][..CHUNK]);
+                // Each row overwrites what the one before copied too much.
+                let mut at = 0;
+                while at < len {
+                    copy_chunk(&mut window[to + at..], &row[x * step + at..]);
+                    at += CHUNK;
                 }
                 to += len;
             }
             let mut at = STEP * x;
             for from in window.as_chunks::<STEP>().0.iter().take(self.groups) {
-                slots[at..][..STEP].copy_from_slice(from);
+                if let Some(cell) = slots.get_mut(at..at + STEP) {
+                    cell.copy_from_slice(from);
+                }
                 at += self.plane;
             }
         }
@@ -230,6 +234,13 @@ fn copy_cells<const D: usize>(cells: &mut [[u8; STEP]], from: &[u8], flip: u64) 
     }
     if let Some(cell) = cells.get_mut(pixels.len()) {
         copy(cell, rest);
+    }
+}
+
+#[inline(always)]
+fn copy_chunk(to: &mut [u8], from: &[u8]) {
+    if let (Some(to), Some(from)) = (to.first_chunk_mut::<CHUNK>(), from.first_chunk::<CHUNK>()) {
+        *to = *from;
     }
 }
 
