@@ -42,6 +42,6 @@ budget() {
     [ "$insns" -le $(($3 * 10000)) ] || { echo "$2 takes more instructions than its budget" >&2; exit 1; }
 }
 printf '\n== whole network: golden vectors and instructions\n'
-budget cortex-a53 neon 3760
+budget cortex-a53 neon 1790
 budget cortex-a76 dotprod 1090
 budget max,sve=off i8mm 880

@@ -108,6 +108,36 @@ pub(super) unsafe fn store<const PAIRS: usize>(
     }
 }
 
+/// Stores 4 whole rows, `row_len` bytes apart, of 4 pixels from `first` on, moved left already.
+///
+/// # Safety
+/// NEON is available; the output's planes hold those pixels, and 8 channels exist.
+#[inline(always)]
+pub(super) unsafe fn store_square(out: &Output, pixels: &[[int32x4_t; 2]; 16], first: usize, row_len: usize) {
+    let at = first * out.out_c;
+    // SAFETY: promised by the caller.
+    unsafe {
+        match (out.accumulate, out.lo.is_null()) {
+            (false, true) => store_rows::<To<false, false>>(out, pixels, at, row_len),
+            (false, false) => store_rows::<To<false, true>>(out, pixels, at, row_len),
+            (true, true) => store_rows::<To<true, false>>(out, pixels, at, row_len),
+            (true, false) => store_rows::<To<true, true>>(out, pixels, at, row_len),
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn store_rows<F: Form>(out: &Output, pixels: &[[int32x4_t; 2]; 16], at: usize, row_len: usize) {
+    // SAFETY: promised by the caller.
+    unsafe {
+        let scale = Scale::load(&*out.channels);
+        for row in 0..4 {
+            let v = &pixels[4 * row..][..4];
+            store_all::<F, 2>(out, &[[v[0], v[1]], [v[2], v[3]]], &scale, at + row * row_len);
+        }
+    }
+}
+
 /// Stores pixels of which all channels exist.
 #[inline(always)]
 unsafe fn store_all<F: Form, const PAIRS: usize>(

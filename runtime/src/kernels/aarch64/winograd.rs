@@ -55,9 +55,14 @@ pub(super) unsafe fn run(layer: &Layer<'_>, scratch: &mut [u8]) {
                 for tile in 0..TILES.min(plan.tiles.0 * plan.tiles.1 - first) {
                     let (y, x) = ((first + tile) / plan.tiles.1 * 4, (first + tile) % plan.tiles.1 * 4);
                     let values = transform_outputs(products.as_ptr().cast::<i32>().add(8 * tile));
+                    let row_len = out_w * out.out_c;
+                    if y + 4 <= layer.shape.out_h() && x + 4 <= out_w && out.left >= 8 {
+                        store::store_square(&out, &values, y * out_w + x, row_len);
+                        continue;
+                    }
                     for row in 0..4.min(layer.shape.out_h() - y) {
                         let mut out = out;
-                        let at = (y + row) * out_w * out.out_c;
+                        let at = (y + row) * row_len;
                         out.hi = out.hi.wrapping_add(at);
                         out.lo = if out.lo.is_null() { out.lo } else { out.lo.wrapping_add(at) };
                         let v = &values[4 * row..][..4];
