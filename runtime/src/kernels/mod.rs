@@ -3,6 +3,8 @@
 //! Dispatch, tests and benchmarks walk the same table, [`BACKENDS`]. Every backend computes exactly the arithmetic law
 //! ([`crate::arith`]); they differ in speed only.
 
+#[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+pub mod aarch64;
 #[cfg(all(target_arch = "arm", any(feature = "dsp", feature = "mve")))]
 pub mod arm;
 pub mod dense;
@@ -24,6 +26,12 @@ pub enum Isa {
     Dsp,
     /// Cortex-M with Helium (MVE).
     Mve,
+    /// 64-bit Arm with NEON.
+    Neon,
+    /// 64-bit Arm with NEON and int8 dot products.
+    Dotprod,
+    /// 64-bit Arm with NEON and int8 matrix products.
+    I8mm,
     /// x86-64 with AVX2.
     Avx2,
     /// x86-64 with AVX-VNNI (256-bit `vpdpbusd`).
@@ -39,6 +47,9 @@ impl Isa {
             Isa::Scalar => "scalar",
             Isa::Dsp => "dsp",
             Isa::Mve => "mve",
+            Isa::Neon => "neon",
+            Isa::Dotprod => "dotprod",
+            Isa::I8mm => "i8mm",
             Isa::Avx2 => "avx2",
             Isa::AvxVnni => "avxvnni",
             Isa::Avx512Vnni => "avx512vnni",
@@ -54,7 +65,9 @@ impl Isa {
             Isa::Mve => cfg!(all(target_arch = "arm", feature = "mve")),
             #[cfg(target_arch = "x86_64")]
             _ => x86::available(self),
-            #[cfg(not(target_arch = "x86_64"))]
+            #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+            _ => aarch64::available(self),
+            #[cfg(not(any(target_arch = "x86_64", all(target_arch = "aarch64", target_endian = "little"))))]
             _ => false,
         }
     }
@@ -73,6 +86,9 @@ impl Isa {
             Isa::Scalar => 1,
             Isa::Dsp => 2,
             Isa::Mve => 16,
+            Isa::Neon => 4,
+            Isa::Dotprod => 16,
+            Isa::I8mm => 32,
             Isa::Avx2 => 16,
             Isa::AvxVnni => 32,
             Isa::Avx512Vnni => 64,
@@ -268,6 +284,12 @@ pub static BACKENDS: &[Backend] = &[
     arm::dsp::BACKEND,
     #[cfg(all(target_arch = "arm", feature = "mve"))]
     arm::mve::BACKEND,
+    #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+    aarch64::NEON,
+    #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+    aarch64::DOTPROD,
+    #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+    aarch64::I8MM,
     #[cfg(target_arch = "x86_64")]
     x86::AVX2,
     #[cfg(target_arch = "x86_64")]

@@ -48,11 +48,17 @@ pub const K8N16: Backend = Backend {
     dense: dense::packed,
 };
 
-/// The layout of 64-bit Arm, one pixel by one group of channels at a time.
+/// The layout of 64-bit Arm, one pixel by one group of channels at a time. Needs no scratch memory, but asks for what the
+/// vector kernels need: compilers on other machines learn it from here.
 pub const K8N4: Backend = Backend {
     isa: Isa::Scalar,
     layout: Layout::K8N4,
-    conv: ConvKernel { name: "qs8_conv_1x4_k8n4_scalar", tile: (1, 4), scratch_len: |_| 0, run: conv::k8n4 },
+    conv: ConvKernel {
+        name: "qs8_conv_1x4_k8n4_scalar",
+        tile: (1, 4),
+        scratch_len: super::k8n4::scratch_len,
+        run: conv::k8n4,
+    },
     shortcut: shortcut::run,
     pool: pool::run,
     dense: dense::packed,

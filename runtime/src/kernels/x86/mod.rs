@@ -47,6 +47,7 @@ pub fn available(isa: Isa) -> bool {
         Isa::Avx512Vnni => {
             has!("avx2") && has!("avx512f") && has!("avx512bw") && has!("avx512vl") && has!("avx512vnni")
         }
+        _ => false,
     }
 }
 
@@ -65,5 +66,6 @@ pub fn available(isa: Isa) -> bool {
             target_feature = "avx512vl",
             target_feature = "avx512vnni"
         )),
+        _ => false,
     }
 }

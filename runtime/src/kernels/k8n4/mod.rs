@@ -11,6 +11,10 @@
 //!
 //! Channels are padded to a multiple of 8. Biases are folded for signed activations.
 
+pub mod ring;
+pub mod winograd;
+
+use super::Params;
 use crate::op::ConvShape;
 
 /// Bytes of a step of activations.
@@ -46,6 +50,12 @@ pub fn weights_len(shape: &ConvShape) -> usize {
     channels(shape.out_c) / GROUP * steps(shape) * GROUP_STEP
 }
 
+/// Bytes of scratch memory that an artifact has to reserve for the kernels of this layout.
+pub fn scratch_len(shape: &ConvShape) -> usize {
+    let direct = ring::Ring::new(shape).len();
+    Channels::table_len(shape.out_c) + winograd::Plan::new(shape).map_or(0, |p| p.len()).max(direct)
+}
+
 /// Window row, window column and channel of byte `k` of step `s`; `None` for padding.
 pub fn tap(shape: &ConvShape, s: usize, k: usize) -> Option<(usize, usize, usize)> {
     let (kernel, channels) = (usize::from(shape.kernel), usize::from(shape.in_c));
@@ -75,6 +85,47 @@ pub fn pack(shape: &ConvShape, ohwi: &[i8], out: &mut [u8]) {
                     out[weight_at(shape, c, s, k)] = taps[(row * kernel + column) * channels + channel] as u8;
                 }
             }
+        }
+    }
+}
+
+/// Parameters of 8 channels as vector kernels load them.
+#[repr(C, align(16))]
+#[derive(Clone, Copy, Debug)]
+pub struct Channels {
+    /// Biases.
+    pub bias: [i32; 8],
+    /// Multipliers.
+    pub multiplier: [i32; 8],
+    /// What is left of the right shift after the doubled high half of a product (31 bits), as a negative left shift.
+    pub shift: [i32; 8],
+}
+
+impl Channels {
+    /// Bytes of the table of `out_c` channels, with room to align it.
+    pub fn table_len(out_c: u16) -> usize {
+        align_of::<Channels>() + channels(out_c) / 8 * size_of::<Channels>()
+    }
+
+    /// The table of parameters in `memory` of [`Channels::table_len`] bytes.
+    #[inline(always)]
+    pub fn fill_table<'a>(memory: &'a mut [u8], params: &Params<'_>, channels: usize, pre_shift: u8) -> &'a [Channels] {
+        // SAFETY: every bit pattern is a valid value of `Channels`, which is nothing but arrays of i32.
+        let (_, table, _) = unsafe { memory.align_to_mut::<Channels>() };
+        let table = &mut table[..channels / 8];
+        for (i, entry) in table.iter_mut().enumerate() {
+            *entry = Channels::new(params, 8 * i, pre_shift);
+        }
+        table
+    }
+
+    /// The parameters of channels `first..first + 8`, for accumulators that are moved left by `pre_shift`.
+    pub fn new(params: &Params<'_>, first: usize, pre_shift: u8) -> Self {
+        let shift = |c: usize| 31 - i32::from(params.right_shift[first + c]) - i32::from(pre_shift);
+        Channels {
+            bias: core::array::from_fn(|c| params.bias(first + c)),
+            multiplier: core::array::from_fn(|c| params.multiplier(first + c)),
+            shift: core::array::from_fn(shift),
         }
     }
 }
