@@ -18,7 +18,7 @@ pub mod writer;
 /// First bytes of every artifact.
 pub const MAGIC: [u8; 8] = *b"RIDE\r\n\x1a\n";
 /// Version of the format that this crate reads and writes.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 /// Alignment of the arena and of every section.
 pub const ARENA_ALIGN: usize = 64;
 /// Alignment of sections within the artifact.

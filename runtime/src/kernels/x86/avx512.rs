@@ -4,7 +4,7 @@ use super::simd::Simd;
 use super::store::Channels;
 use super::tile::{self, Kind, Tile, Width};
 use super::{conv, dense, shortcut};
-use crate::kernels::{Backend, ConvCall, ConvKernel, Isa, PoolCall, ShortcutCall, scalar};
+use crate::kernels::{Backend, ConvCall, ConvKernel, Isa, MaxPoolCall, PoolCall, ShortcutCall, scalar};
 use crate::op::Layout;
 use core::arch::x86_64::*;
 
@@ -21,6 +21,7 @@ pub(in crate::kernels) const BACKEND: Backend = Backend {
         run,
     },
     shortcut: run_shortcut,
+    max_pool: run_max_pool,
     pool: run_pool,
     dense: dense::run,
 };
@@ -35,6 +36,11 @@ unsafe fn run(call: &mut ConvCall<'_>) {
 unsafe fn run_shortcut(call: &mut ShortcutCall<'_>) {
     // SAFETY: this function has the instruction set that `Avx512` asks for.
     unsafe { shortcut::run::<Avx512>(call) }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+unsafe fn run_max_pool(call: &mut MaxPoolCall<'_>) {
+    scalar::max_pool::body(call);
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]

@@ -47,7 +47,7 @@ fn is_complete<S: Simd>(call: &ConvCall<'_>, ring: &Ring) -> bool {
         && outputs > 0
         && call.input.len() >= shape.input_len()
         && call.weights.len() >= k8n16::weights_len(shape)
-        && call.params.len() >= params_len(shape.out_c, Layout::K8N16)
+        && call.params.len() >= params_len(shape, Layout::K8N16)
         && call.out_hi.len() >= outputs
         && (call.out_lo.is_empty() || call.out_lo.len() >= outputs)
         && call.scratch.len() >= needed::<S>(shape, ring)
@@ -68,6 +68,9 @@ fn pre_shift(call: &ConvCall<'_>) -> Option<u8> {
 /// The instruction set of `S` is available.
 #[inline(always)]
 pub(super) unsafe fn run<S: Simd>(call: &mut ConvCall<'_>) {
+    if call.conv.raw || call.conv.shape.groups > 1 {
+        return scalar::conv::k8n16(call);
+    }
     let ring = Ring::new(&call.conv.shape, S::UNIT);
     if !is_complete::<S>(call, &ring) {
         debug_assert!(false, "a slice is shorter than the shape asks");
