@@ -13,7 +13,7 @@ use ride_calibrate::groups::ClassGroups;
 use ride_calibrate::metrics::{Agreement, LayerSqnr, Outcome, Score, ScoreReport, Sqnr, VerifyReport};
 use ride_runtime::exec::{Output, Probe};
 use ride_runtime::op::{Op, Step};
-use ride_runtime::{Model, PartId, Policy, Session, arith};
+use ride_runtime::{Model, PartId, Policy, Session};
 use serde::Serialize;
 
 use crate::artifact_file;
@@ -427,8 +427,5 @@ fn dequantize(step: &Step, output: Output<'_>, into: &mut Vec<f32>) {
         }
         Op::Head(_) => return into.extend(output.hi.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes))),
     };
-    match output.lo {
-        Some(lo) => into.extend(output.hi.iter().zip(lo).map(|(&hi, &lo)| real(arith::join(hi, lo), zero))),
-        None => into.extend(output.hi.iter().map(|&q| real(i16::from(q as i8), zero))),
-    }
+    into.extend(output.values().map(|q| real(q, zero)));
 }

@@ -161,6 +161,7 @@ fn time_shortcut(backend: &Backend, side: u16, in_c: u16, out_c: u16) -> f64 {
             in_lo: &in_lo,
             out_hi: &mut out_hi,
             out_lo: &mut out_lo,
+            flip: backend.layout.plane_flip(),
         };
         // SAFETY: `main` only picks backends that are available.
         unsafe { (backend.shortcut)(&mut call) }
@@ -172,7 +173,13 @@ fn time_pool(backend: &Backend) -> f64 {
     let pool = Pool { pixels: 64, channels: 48, source, zero: -32640, shift: 7, out: 0 };
     let (hi, lo, mut out) = (noise(pool.input_len()), noise(pool.input_len()), noise(pool.output_len()));
     time(|| {
-        let mut call = PoolCall { pool: black_box(&pool), in_hi: &hi, in_lo: &lo, out: &mut out };
+        let mut call = PoolCall {
+            pool: black_box(&pool),
+            in_hi: &hi,
+            in_lo: &lo,
+            out: &mut out,
+            flip: backend.layout.plane_flip(),
+        };
         // SAFETY: `main` only picks backends that are available.
         unsafe { (backend.pool)(&mut call) }
     })

@@ -1,6 +1,7 @@
 //! Runs parts on an arena: takes an operation's slices apart and hands them to a kernel.
 
 use crate::Error;
+use crate::arith::join;
 use crate::format::f32_at;
 use crate::kernels::{Backend, ConvCall, DenseCall, MaxPoolCall, PoolCall, ShortcutCall};
 use crate::model::{Model, Part, PartId, router_scratch};
@@ -41,6 +42,19 @@ pub struct Output<'a> {
     pub hi: &'a [u8],
     /// Low bytes of a wide activation.
     pub lo: Option<&'a [u8]>,
+    /// What the bytes of `hi` are XORed with: [`crate::op::Layout::plane_flip`] for activations, 0 for others.
+    pub flip: u8,
+}
+
+impl Output<'_> {
+    /// The int8 or 16-bit values of an activation (not of a feature or of logits).
+    pub fn values(&self) -> impl Iterator<Item = i16> {
+        let hi = self.hi.iter().map(|&b| b ^ self.flip);
+        hi.enumerate().map(|(i, hi)| match self.lo {
+            Some(lo) => join(hi, lo.get(i).copied().unwrap_or(0)),
+            None => i16::from(hi as i8),
+        })
+    }
 }
 
 /// What executing a part needs besides the arena.
@@ -62,7 +76,8 @@ pub(crate) fn run_part<P: Probe>(
         probe.before(part.id, index, &step);
         run_step(cx, part, &step, arena).ok_or(broken(index))?;
         let [hi, lo] = step.op.writes().map(|w| w.and_then(|(at, len)| arena.get(at..at + len)));
-        probe.after(part.id, index, &step, Output { hi: hi.unwrap_or_default(), lo });
+        let flip = if step.op.is_activation() { cx.backend.layout.plane_flip() } else { 0 };
+        probe.after(part.id, index, &step, Output { hi: hi.unwrap_or_default(), lo, flip });
     }
     Ok(())
 }
@@ -95,6 +110,7 @@ fn split<'a>(model: Model<'_>, op: &Op, arena: &'a mut [u8]) -> Option<Slices<'a
 fn run_step(cx: Context<'_, '_>, part: &Part<'_>, step: &Step, arena: &mut [u8]) -> Option<()> {
     let s = split(cx.model, &step.op, arena)?;
     let backend = cx.backend;
+    let flip = backend.layout.plane_flip();
     match &step.op {
         Op::Conv(conv) => {
             let mut call = ConvCall {
@@ -111,7 +127,7 @@ fn run_step(cx: Context<'_, '_>, part: &Part<'_>, step: &Step, arena: &mut [u8])
         }
         Op::Shortcut(shortcut) => {
             let mut call =
-                ShortcutCall { shortcut, in_hi: s.in_hi, in_lo: s.in_lo, out_hi: s.out_hi, out_lo: s.out_lo };
+                ShortcutCall { shortcut, in_hi: s.in_hi, in_lo: s.in_lo, out_hi: s.out_hi, out_lo: s.out_lo, flip };
             // SAFETY: a session holds a backend only if `Isa::available` said yes.
             unsafe { (backend.shortcut)(&mut call) }
         }
@@ -121,7 +137,7 @@ fn run_step(cx: Context<'_, '_>, part: &Part<'_>, step: &Step, arena: &mut [u8])
             unsafe { (backend.max_pool)(&mut call) }
         }
         Op::Pool(pool) => {
-            let mut call = PoolCall { pool, in_hi: s.in_hi, in_lo: s.in_lo, out: s.out_hi };
+            let mut call = PoolCall { pool, in_hi: s.in_hi, in_lo: s.in_lo, out: s.out_hi, flip };
             // SAFETY: a session holds a backend only if `Isa::available` said yes.
             unsafe { (backend.pool)(&mut call) }
         }

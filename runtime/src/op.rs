@@ -22,7 +22,7 @@ pub struct Span {
     pub len: u32,
 }
 
-/// Where an activation lies in the arena.
+/// Where an activation lies in the arena. Bytes of the first plane are XORed with [`Layout::plane_flip`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Planes {
     /// int8 plane, or the high bytes of a wide activation.
@@ -54,6 +54,15 @@ pub enum Layout {
 impl Layout {
     /// All layouts.
     pub const ALL: [Layout; 2] = [Layout::Ohwi, Layout::K8N16];
+
+    /// What the bytes of `hi` planes in the arena are XORed with: with [`Layout::K8N16`] activations lie there as the
+    /// unsigned bytes `q + 128` that its kernels multiply, so that they can be read in place.
+    pub const fn plane_flip(self) -> u8 {
+        match self {
+            Layout::Ohwi => 0,
+            Layout::K8N16 => 0x80,
+        }
+    }
 
     /// Short name as `ride-compile inspect` shows it.
     pub fn name(self) -> &'static str {
@@ -414,6 +423,11 @@ impl Op {
             Op::Head(h) => u64::from(h.dense.features) * u64::from(h.dense.outputs),
             Op::Shortcut(_) | Op::MaxPool(_) | Op::Pool(_) => 0,
         }
+    }
+
+    /// Whether its output is an activation (and not a feature or logits).
+    pub fn is_activation(&self) -> bool {
+        matches!(self, Op::Conv(_) | Op::Shortcut(_))
     }
 
     /// Short name of the kind.

@@ -219,10 +219,12 @@ impl Case {
     /// Runs `backend` on exact slices between guards; gives the outputs, or what is wrong.
     fn run(&self, backend: &Backend, r: &mut Random) -> Result<Vec<i16>, String> {
         let conv = Conv { layout: backend.layout, ..self.conv };
-        let flip = if conv.source == Source::Image { 0x80 } else { 0 };
+        let plane_flip = backend.layout.plane_flip();
+        let flip = if conv.source == Source::Image { 0x80 } else { plane_flip };
         let input: Vec<u8> = self.input.iter().map(|&v| v as u8 ^ flip).collect();
         let planes = self.before.iter().map(|v| v.to_le_bytes());
-        let (hi, lo): (Vec<u8>, Vec<u8>) = planes.map(|[lo, hi]| if self.wide { (hi, lo) } else { (lo, 0) }).unzip();
+        let (hi, lo): (Vec<u8>, Vec<u8>) =
+            planes.map(|[lo, hi]| if self.wide { (hi ^ plane_flip, lo) } else { (lo ^ plane_flip, 0) }).unzip();
         let mut hi = Guarded::new(hi, r);
         let mut lo = Guarded::new(if self.wide { lo } else { Vec::new() }, r);
         let scratch = r.bytes((backend.conv.scratch_len)(&conv.shape));
@@ -241,11 +243,10 @@ impl Case {
         if !(hi.intact() && lo.intact() && scratch.intact()) {
             return Err("bytes beyond a slice were written".into());
         }
+        let hi = hi.inside().iter().map(|&h| h ^ plane_flip);
         Ok(match self.wide {
-            true => {
-                hi.inside().iter_mut().zip(lo.inside()).map(|(&mut h, &mut l)| i16::from_le_bytes([l, h])).collect()
-            }
-            false => hi.inside().iter().map(|&h| i16::from(h as i8)).collect(),
+            true => hi.zip(lo.inside()).map(|(h, &mut l)| i16::from_le_bytes([l, h])).collect(),
+            false => hi.map(|h| i16::from(h as i8)).collect(),
         })
     }
 
@@ -495,6 +496,11 @@ fn dense_layers() {
     }
 }
 
+/// Bytes of a plane as a layout keeps them, or back.
+fn flipped(plane: &[u8], flip: u8) -> Vec<u8> {
+    plane.iter().map(|b| b ^ flip).collect()
+}
+
 #[test]
 fn pools() {
     let (backends, mut r) = (backends(), Random(7));
@@ -517,7 +523,9 @@ fn pools() {
             for backend in &backends {
                 let mut results = [&scalar::OHWI, backend].map(|b| {
                     let mut out = Guarded::new(r.bytes(pool.output_len()), &mut r);
-                    let mut call = PoolCall { pool: &pool, in_hi: &hi, in_lo: &lo, out: out.inside() };
+                    let flip = b.layout.plane_flip();
+                    let mut call =
+                        PoolCall { pool: &pool, in_hi: &flipped(&hi, flip), in_lo: &lo, out: out.inside(), flip };
                     // SAFETY: `backends` only gives backends that are available.
                     unsafe { (b.pool)(&mut call) };
                     assert!(out.intact());
@@ -620,22 +628,23 @@ fn shortcuts() {
             let hi = r.bytes(s.input_len());
             let lo = r.bytes(if wide { s.input_len() } else { 0 });
             for backend in &backends {
-                let mut results = [&scalar::OHWI, backend].map(|b| {
+                let [want, got] = [&scalar::OHWI, backend].map(|b| {
+                    let flip = b.layout.plane_flip();
                     let mut out_hi = Guarded::new(r.bytes(s.output_len()), &mut r);
                     let mut out_lo = Guarded::new(r.bytes(if wide { s.output_len() } else { 0 }), &mut r);
                     let mut call = ShortcutCall {
                         shortcut: &s,
-                        in_hi: &hi,
+                        in_hi: &flipped(&hi, flip),
                         in_lo: &lo,
                         out_hi: out_hi.inside(),
                         out_lo: out_lo.inside(),
+                        flip,
                     };
                     // SAFETY: `backends` only gives backends that are available.
                     unsafe { (b.shortcut)(&mut call) };
                     assert!(out_hi.intact() && out_lo.intact());
-                    [out_hi, out_lo]
+                    [flipped(out_hi.inside(), flip), out_lo.inside().to_vec()]
                 });
-                let [want, got] = results.each_mut().map(|p| p.each_mut().map(|g| g.inside().to_vec()));
                 assert_eq!(want, got, "{} {s:?}", backend.conv.name);
             }
         }

@@ -73,7 +73,7 @@ pub struct Trace {
     pub part: PartId,
     /// Its index there.
     pub index: usize,
-    /// High or only plane, or bytes of features and logits.
+    /// High or only plane as int8 bits, or bytes of features and logits.
     pub hi: Vec<u8>,
     /// Low plane.
     pub lo: Option<Vec<u8>>,
@@ -90,7 +90,8 @@ pub struct Recorder {
 
 impl Probe for Recorder {
     fn after(&mut self, part: PartId, index: usize, _: &Step, output: Output<'_>) {
-        self.writes.push(Trace { part, index, hi: output.hi.to_vec(), lo: output.lo.map(<[u8]>::to_vec) });
+        let hi = output.hi.iter().map(|b| b ^ output.flip).collect();
+        self.writes.push(Trace { part, index, hi, lo: output.lo.map(<[u8]>::to_vec) });
     }
 
     fn routed(&mut self, router: usize, score: f32, proceed: bool) {

@@ -93,6 +93,13 @@ pub fn row_steps(shape: &ConvShape) -> usize {
     if window_rows(shape) { (kernel * channels).div_ceil(STEP) } else { kernel * channels.div_ceil(STEP) }
 }
 
+/// Steps of a window row of whose eight inputs at most the first four exist: the last one of a row of small pixels, or
+/// none.
+pub fn half_steps(shape: &ConvShape) -> usize {
+    let beyond = usize::from(shape.kernel) * usize::from(shape.in_c) % STEP;
+    usize::from(window_rows(shape) && (1..=STEP / 2).contains(&beyond))
+}
+
 /// Steps of one output pixel.
 pub fn steps(shape: &ConvShape) -> usize {
     usize::from(shape.kernel) * row_steps(shape)

@@ -81,7 +81,7 @@ impl ConvCall<'_> {
     pub fn input_flip(&self) -> u8 {
         match self.conv.source {
             crate::op::Source::Image => 0x80,
-            crate::op::Source::Arena(_) => 0,
+            crate::op::Source::Arena(_) => self.conv.layout.plane_flip(),
         }
     }
 
@@ -134,6 +134,8 @@ pub struct ShortcutCall<'a> {
     pub out_hi: &'a mut [u8],
     /// Low output plane of a wide activation, else empty.
     pub out_lo: &'a mut [u8],
+    /// [`Layout::plane_flip`] of the high (or only) planes.
+    pub flip: u8,
 }
 
 /// Everything a max pooling touches; all planes are full tensors.
@@ -162,6 +164,8 @@ pub struct PoolCall<'a> {
     pub in_lo: &'a [u8],
     /// Feature and inverse norm.
     pub out: &'a mut [u8],
+    /// [`Layout::plane_flip`] of the high (or only) plane.
+    pub flip: u8,
 }
 
 /// Everything a dense layer touches.

@@ -39,10 +39,11 @@ fn store(call: &mut ConvCall<'_>, at: usize, acc: i32, multiplier: i32, right_sh
     let (limits, accumulate) = (call.conv.limits, call.conv.accumulate);
     let value = requantize(acc, multiplier, right_shift);
     let wide = !call.out_lo.is_empty();
+    let flip = call.conv.layout.plane_flip();
     let base = match (accumulate, wide) {
         (false, _) => limits.zero,
-        (true, true) => join(call.out_hi[at], call.out_lo[at]),
-        (true, false) => i16::from(call.out_hi[at] as i8),
+        (true, true) => join(call.out_hi[at] ^ flip, call.out_lo[at]),
+        (true, false) => i16::from((call.out_hi[at] ^ flip) as i8),
     };
     let sum = match (call.conv.raw, wide) {
         (true, _) if accumulate => add_raw(limits.zero, base, value),
@@ -56,6 +57,7 @@ fn store(call: &mut ConvCall<'_>, at: usize, acc: i32, multiplier: i32, right_sh
     } else {
         call.out_hi[at] = out as u8;
     }
+    call.out_hi[at] ^= flip;
 }
 
 /// [`crate::op::Layout::Ohwi`].

@@ -43,12 +43,12 @@ fn lane_sums(call: &PoolCall<'_>, first: usize) -> [i32; LANES] {
         let hi: &[u8; LANES] = hi[first..].first_chunk().unwrap_or(&[0; LANES]);
         if call.in_lo.is_empty() {
             for (s, &v) in sums.iter_mut().zip(hi) {
-                *s += i32::from(v as i8) - zero;
+                *s += i32::from((v ^ call.flip) as i8) - zero;
             }
         } else {
             let lo = call.in_lo[pixel * channels + first..].first_chunk().unwrap_or(&[0; LANES]);
             for ((s, &h), &l) in sums.iter_mut().zip(hi).zip(lo) {
-                *s += i32::from(join(h, l)) - zero;
+                *s += i32::from(join(h ^ call.flip, l)) - zero;
             }
         }
     }
@@ -63,11 +63,8 @@ fn ragged_sums(call: &PoolCall<'_>, first: usize, n: usize) -> [i32; LANES] {
     for (i, sum) in sums.iter_mut().enumerate().take(n) {
         for pixel in 0..call.pool.pixels as usize {
             let at = pixel * channels + first + i;
-            let v = if call.in_lo.is_empty() {
-                i16::from(call.in_hi[at] as i8)
-            } else {
-                join(call.in_hi[at], call.in_lo[at])
-            };
+            let hi = call.in_hi[at] ^ call.flip;
+            let v = if call.in_lo.is_empty() { i16::from(hi as i8) } else { join(hi, call.in_lo[at]) };
             *sum += i32::from(v) - zero;
         }
     }

@@ -464,7 +464,10 @@ impl<D: Dot> Simd for Wide256<D> {
 
     #[inline(always)]
     unsafe fn join(hi: __m256i, lo: __m256i) -> [__m256i; 2] {
-        unsafe { [_mm256_unpacklo_epi8(lo, hi), _mm256_unpackhi_epi8(lo, hi)] }
+        unsafe {
+            let hi = _mm256_xor_si256(hi, _mm256_set1_epi8(i8::MIN));
+            [_mm256_unpacklo_epi8(lo, hi), _mm256_unpackhi_epi8(lo, hi)]
+        }
     }
 
     #[inline(always)]
@@ -472,17 +475,17 @@ impl<D: Dot> Simd for Wide256<D> {
         unsafe {
             let zero = _mm256_setzero_si256();
             [
-                _mm256_srai_epi16::<7>(_mm256_unpacklo_epi8(zero, bytes)),
-                _mm256_srai_epi16::<7>(_mm256_unpackhi_epi8(zero, bytes)),
+                _mm256_srli_epi16::<7>(_mm256_unpacklo_epi8(zero, bytes)),
+                _mm256_srli_epi16::<7>(_mm256_unpackhi_epi8(zero, bytes)),
             ]
         }
     }
 
     #[inline(always)]
-    unsafe fn narrow([a, b]: [__m256i; 2], min: i8, max: i8) -> __m256i {
+    unsafe fn narrow([a, b]: [__m256i; 2], min: u8, max: u8) -> __m256i {
         unsafe {
-            let bytes = _mm256_packs_epi16(a, b);
-            _mm256_min_epi8(_mm256_max_epi8(bytes, _mm256_set1_epi8(min)), _mm256_set1_epi8(max))
+            let bytes = _mm256_packus_epi16(a, b);
+            _mm256_min_epu8(_mm256_max_epu8(bytes, _mm256_set1_epi8(min as i8)), _mm256_set1_epi8(max as i8))
         }
     }
 
@@ -492,7 +495,8 @@ impl<D: Dot> Simd for Wide256<D> {
             let order =
                 _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15));
             let (a, b) = (_mm256_shuffle_epi8(a, order), _mm256_shuffle_epi8(b, order));
-            (_mm256_unpackhi_epi64(a, b), _mm256_unpacklo_epi64(a, b))
+            let hi = _mm256_unpackhi_epi64(a, b);
+            (_mm256_xor_si256(hi, _mm256_set1_epi8(i8::MIN)), _mm256_unpacklo_epi64(a, b))
         }
     }
 

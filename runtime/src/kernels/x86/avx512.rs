@@ -230,7 +230,10 @@ impl Simd for Avx512 {
 
     #[inline(always)]
     unsafe fn join(hi: __m512i, lo: __m512i) -> [__m512i; 2] {
-        unsafe { [_mm512_unpacklo_epi8(lo, hi), _mm512_unpackhi_epi8(lo, hi)] }
+        unsafe {
+            let hi = _mm512_xor_si512(hi, _mm512_set1_epi8(i8::MIN));
+            [_mm512_unpacklo_epi8(lo, hi), _mm512_unpackhi_epi8(lo, hi)]
+        }
     }
 
     #[inline(always)]
@@ -238,17 +241,17 @@ impl Simd for Avx512 {
         unsafe {
             let zero = _mm512_setzero_si512();
             [
-                _mm512_srai_epi16::<7>(_mm512_unpacklo_epi8(zero, bytes)),
-                _mm512_srai_epi16::<7>(_mm512_unpackhi_epi8(zero, bytes)),
+                _mm512_srli_epi16::<7>(_mm512_unpacklo_epi8(zero, bytes)),
+                _mm512_srli_epi16::<7>(_mm512_unpackhi_epi8(zero, bytes)),
             ]
         }
     }
 
     #[inline(always)]
-    unsafe fn narrow([a, b]: [__m512i; 2], min: i8, max: i8) -> __m512i {
+    unsafe fn narrow([a, b]: [__m512i; 2], min: u8, max: u8) -> __m512i {
         unsafe {
-            let bytes = _mm512_packs_epi16(a, b);
-            _mm512_min_epi8(_mm512_max_epi8(bytes, _mm512_set1_epi8(min)), _mm512_set1_epi8(max))
+            let bytes = _mm512_packus_epi16(a, b);
+            _mm512_min_epu8(_mm512_max_epu8(bytes, _mm512_set1_epi8(min as i8)), _mm512_set1_epi8(max as i8))
         }
     }
 
@@ -257,7 +260,8 @@ impl Simd for Avx512 {
         unsafe {
             let order = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15));
             let (a, b) = (_mm512_shuffle_epi8(a, order), _mm512_shuffle_epi8(b, order));
-            (_mm512_unpackhi_epi64(a, b), _mm512_unpacklo_epi64(a, b))
+            let hi = _mm512_unpackhi_epi64(a, b);
+            (_mm512_xor_si512(hi, _mm512_set1_epi8(i8::MIN)), _mm512_unpacklo_epi64(a, b))
         }
     }
 

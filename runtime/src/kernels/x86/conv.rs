@@ -4,6 +4,7 @@ use super::ring::{Ring, Rows, border_steps};
 use super::simd::Simd;
 use super::store::Channels;
 use super::tile::{Kind, MAX_KERNEL, Place, Row, Tile, Width};
+use crate::kernels::k8n16::STEP;
 use crate::kernels::{ConvCall, Params, k8n16, params_len, scalar};
 use crate::op::{ConvShape, Layout};
 use core::ptr;
@@ -89,7 +90,7 @@ pub(super) unsafe fn run<S: Simd>(call: &mut ConvCall<'_>) {
 #[inline(always)]
 unsafe fn run_checked<S: Simd>(call: &mut ConvCall<'_>, ring: Ring, pre_shift: u8) {
     let conv = call.conv;
-    let (shape, flip) = (conv.shape, call.input_flip() ^ 0x80);
+    let shape = conv.shape;
     let blocks = k8n16::Blocks::of(shape.out_c);
     let params = Params::new(call.params, blocks.channels());
 
@@ -99,8 +100,11 @@ unsafe fn run_checked<S: Simd>(call: &mut ConvCall<'_>, ring: Ring, pre_shift: u
     let (_, table, _) = unsafe { head.align_to_mut::<Channels>() };
     fill_channels(table, &params, blocks, pre_shift);
 
-    let rows = Rows { input: call.input, flip, border: conv.border.map(|b| b ^ 0x80) };
-    ring.fill_border(slots, &rows);
+    let rows = Rows { input: call.input, border: conv.border.map(|b| b ^ 0x80) };
+    let in_place = reads_in_place::<S>(&shape, rows.border, blocks);
+    if !in_place {
+        ring.fill_border(slots, &rows);
+    }
 
     let row_steps = k8n16::row_steps(&shape);
     let layer = Layer {
@@ -116,7 +120,7 @@ unsafe fn run_checked<S: Simd>(call: &mut ConvCall<'_>, ring: Ring, pre_shift: u
         channels: table,
     };
     let mut output = Row {
-        ring: ptr::null(),
+        base: ptr::null(),
         rows: [0; MAX_KERNEL],
         row_count: 0,
         distance: ring.distance,
@@ -128,6 +132,7 @@ unsafe fn run_checked<S: Simd>(call: &mut ConvCall<'_>, ring: Ring, pre_shift: u
         lo: ptr::null_mut(),
         out_c: usize::from(shape.out_c),
         left: 0,
+        half_steps: k8n16::half_steps(&shape),
         pre_shift: pre_shift > 0,
         accumulate: conv.accumulate,
         limits: conv.limits,
@@ -139,26 +144,66 @@ unsafe fn run_checked<S: Simd>(call: &mut ConvCall<'_>, ring: Ring, pre_shift: u
     let mut top = -isize::from(shape.padding as i8);
     for y in 0..shape.out_h() {
         let window = visible(&shape, top, rows.border == [0; 4]);
-        let mut slot = ring.slot(window.start);
         output.row_count = window.len();
-        for (to, row) in output.rows.iter_mut().zip(window.clone()) {
-            if row >= filled {
-                ring.fill_row(slots, &rows, row, slot);
+        if in_place {
+            output.base = rows.input.as_ptr().wrapping_sub(usize::from(shape.padding) * usize::from(shape.in_c));
+            for (to, row) in output.rows.iter_mut().zip(window.clone()) {
+                *to = row as usize * ring.input_row;
             }
-            *to = ring.offset(slot);
-            slot = ring.next(slot);
+        } else {
+            let mut slot = ring.slot(window.start);
+            for (to, row) in output.rows.iter_mut().zip(window.clone()) {
+                if row >= filled {
+                    ring.fill_row(slots, &rows, row, slot);
+                }
+                *to = ring.offset(slot);
+                slot = ring.next(slot);
+            }
+            filled = window.end;
+            output.base = slots.as_ptr();
         }
-        filled = window.end;
-        output.ring = slots.as_ptr();
         let first = (window.start - top) as usize;
         top += isize::from(i16::from(shape.stride));
         let at = y * layer.out_w * output.out_c;
         let hi = out_hi.wrapping_add(at);
         let lo = if wide { out_lo.wrapping_add(at) } else { ptr::null_mut() };
-        // SAFETY: the instruction set is there. Rows are slots of the ring, which goes on far enough behind the last
-        // one; the planes hold row `y` of the output; weights and parameters have been checked against the shape.
+        // SAFETY: the instruction set is there. Rows are the input's own, which `reads_in_place` has looked at, or slots
+        // of the ring, which goes on far enough behind the last one; the planes hold row `y` of the output; weights and parameters have been checked against the shape.
         unsafe { layer.run_row::<S>(&mut output, &mut plan, first, [hi, lo]) };
     }
+}
+
+/// Whether tiles can read their windows from the input: pixels lie there as steps, and nothing outside of it is read.
+///
+/// A border that is nothing but zeros is never read by the tiles' first and last pixels, and no pixel between them
+/// touches it where the padding is not larger than the stride: the second window starts at `stride - padding`, and the
+/// last but one ends `stride - padding` before the input does, or earlier. Tiles must end where the row does, because
+/// they compute all their pixels.
+#[inline(always)]
+fn reads_in_place<S: Simd>(shape: &ConvShape, border: [u8; 4], blocks: k8n16::Blocks) -> bool {
+    S::UNIT == STEP
+        && usize::from(shape.in_c).is_multiple_of(STEP)
+        && (shape.padding == 0 || border == [0; 4] && shape.padding <= shape.stride)
+        && tiles_fit::<S>(blocks, shape.out_w())
+}
+
+/// Whether tiles for all blocks of channels end where a row of `pixels` does.
+fn tiles_fit<S: Simd>(blocks: k8n16::Blocks, pixels: usize) -> bool {
+    let mut done = 0;
+    while let Some(kind) = next_kind::<S>(blocks, done) {
+        let mut left = pixels;
+        while left > 0 {
+            match left.checked_sub(pick(kind.widths, left).pixels) {
+                Some(rest) => left = rest,
+                None => return false,
+            }
+        }
+        done += kind.blocks;
+        if kind.tail {
+            break;
+        }
+    }
+    true
 }
 
 /// Input rows of the window that starts at row `top`; only those that exist, if the border is nothing but zeros.
@@ -254,7 +299,7 @@ impl Plan {
                 steps: if layer.skip_columns && width.pixels <= left {
                     border_steps(&layer.shape, self.to, width.pixels)
                 } else {
-                    [0, layer.row_steps, 0]
+                    [0, layer.row_steps - k8n16::half_steps(&layer.shape), 0]
                 },
                 at: self.to * usize::from(layer.shape.out_c),
                 pixels: width.pixels.min(left),

@@ -1,6 +1,6 @@
 //! The row ring: the input rows of the current window, as the microkernel wants them.
 //!
-//! Activations become unsigned (`int8 ^ 0x80`), columns beyond the border are filled in, and the eight activations of
+//! Columns beyond the border are filled in, and the eight activations of
 //! a step lie together, so that the steps of a window row follow each other from the window's first byte on. Input row
 //! `r` lives in slot `r % kernel` until row `r + kernel` replaces it.
 //!
@@ -34,15 +34,14 @@ pub(super) struct Ring {
     /// Whether steps are cut from window rows of small pixels.
     window_rows: bool,
     /// Bytes of an input row.
-    input_row: usize,
+    pub(super) input_row: usize,
 }
 
 /// What rows are made from.
 #[derive(Clone, Copy)]
 pub(super) struct Rows<'a> {
+    /// Unsigned activations, or an image's bytes.
     pub(super) input: &'a [u8],
-    /// Turns input bytes into unsigned activations.
-    pub(super) flip: u8,
     /// Unsigned activations beyond the border, by channel modulo 4.
     pub(super) border: [u8; 4],
 }
@@ -134,7 +133,7 @@ impl Ring {
         let start = usize::from(self.shape.padding) * self.pixel;
         let row_inside = &mut row[start..][..usize::from(self.shape.in_w) * self.pixel];
         match usize::try_from(y).ok().filter(|&y| y < usize::from(self.shape.in_h)) {
-            Some(y) => self.fill_inside(row_inside, &rows.input[y * self.input_row..][..self.input_row], rows.flip),
+            Some(y) => self.fill_inside(row_inside, &rows.input[y * self.input_row..][..self.input_row]),
             None => self.fill_pixels(row_inside, rows.border),
         }
         if !staging.is_empty() {
@@ -143,30 +142,19 @@ impl Ring {
     }
 
     #[inline(always)]
-    fn fill_inside(&self, row: &mut [u8], input: &[u8], flip: u8) {
+    fn fill_inside(&self, row: &mut [u8], input: &[u8]) {
         let channels = usize::from(self.shape.in_c);
         if self.window_rows || (channels % STEP == 0 && self.unit == STEP) {
-            let (to, rest) = row.as_chunks_mut::<64>();
-            let (from, rest_from) = input.as_chunks::<64>();
-            for (to, from) in to.iter_mut().zip(from) {
-                for (to, from) in to.iter_mut().zip(from) {
-                    *to = from ^ flip;
-                }
-            }
-            for (to, from) in rest.iter_mut().zip(rest_from) {
-                *to = from ^ flip;
-            }
+            row.copy_from_slice(input);
         } else if channels % STEP == 0 {
             for (to, from) in row.as_chunks_mut().0.iter_mut().zip(input.as_chunks().0) {
-                *to = widen(u64::from_le_bytes(*from) ^ u64::from_ne_bytes([flip; 8]));
+                *to = widen(u64::from_le_bytes(*from));
             }
         } else {
             for (pixel, from) in row.chunks_exact_mut(self.pixel).zip(input.chunks_exact(channels)) {
                 for (to, from) in pixel.chunks_exact_mut(self.unit).zip(from.chunks(STEP)) {
                     let mut step = [0; STEP];
-                    for (to, from) in step.iter_mut().zip(from) {
-                        *to = from ^ flip;
-                    }
+                    step[..from.len()].copy_from_slice(from);
                     put(to, step);
                 }
             }

@@ -1,7 +1,7 @@
 //! Shortcuts: as many pixels as are stored together, by 16 or 8 channels.
 
 use super::simd::Simd;
-use super::store::Channels;
+use super::store::{Channels, byte_limits};
 use crate::kernels::{ShortcutCall, scalar};
 use crate::op::Shortcut;
 
@@ -35,11 +35,12 @@ unsafe fn run_whole<S: Simd>(call: &mut ShortcutCall<'_>, s: &Shortcut, wide: bo
     let (in_c, out_c, before) = (usize::from(s.in_c), usize::from(s.out_c), usize::from(s.before));
     let zero = s.limits.zero.max(s.limits.min).min(s.limits.max);
     let [zero_lo, zero_hi] = zero.to_le_bytes();
-    call.out_hi.fill(if wide { zero_hi } else { zero_lo });
+    call.out_hi.fill(if wide { zero_hi } else { zero_lo } ^ call.flip);
     call.out_lo.fill(zero_lo);
     // A difference of two 16-bit values has room to be moved left by these 9 bits at most.
     let pre_shift = 33u8.saturating_sub(s.right_shift);
-    let zeros = [-i32::from(s.in_zero); 16];
+    // Narrow activations are read as the unsigned bytes that they are stored as.
+    let zeros = [-i32::from(s.in_zero) - if wide { 0 } else { 128 }; 16];
     let scale = Scale { s, wide, channels: Channels::new(zeros, [s.multiplier; 16], [s.right_shift; 16], pre_shift) };
     let (out_h, out_w, step) = (s.out_h(), s.out_w(), usize::from(s.stride) * in_c);
     for y in 0..out_h {
@@ -97,7 +98,7 @@ impl Scale<'_> {
                 *v = S::round(scaled, &self.channels);
             }
             let [a, b] = S::block_words(values);
-            let zero = S::splat(limits.zero);
+            let zero = S::splat(if self.wide { limits.zero } else { limits.zero + 128 });
             let (sum_a, sum_b) = (S::add(zero, a), S::add(zero, b));
             if self.wide {
                 let (min, max) = (S::splat(limits.min), S::splat(limits.max));
@@ -106,7 +107,8 @@ impl Scale<'_> {
                 store::<S, HALF>(out_hi, out_c, hi);
                 store::<S, HALF>(out_lo, out_c, lo);
             } else {
-                store::<S, HALF>(out_hi, out_c, S::narrow([sum_a, sum_b], limits.min as i8, limits.max as i8));
+                let [min, max] = byte_limits(limits);
+                store::<S, HALF>(out_hi, out_c, S::narrow([sum_a, sum_b], min, max));
             }
         }
     }

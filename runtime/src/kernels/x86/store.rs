@@ -6,14 +6,18 @@
 use super::simd::Simd;
 use super::tile::{Accumulators, Tile};
 use crate::arith::{add_narrow, add_wide, join, split};
+use crate::op::Limits;
 use core::hint::black_box;
+
+/// Activations are kept as unsigned bytes, see [`crate::op::Layout::plane_flip`].
+const FLIP: u8 = crate::op::Layout::K8N16.plane_flip();
 
 /// Parameters of a block, spread over 16 lanes so that tiles only load them.
 ///
 /// With `acc` moved left by the layer's `pre_shift` and `scaled = floor(acc * multiplier / 2^32)`, the requantized value
 /// is `(scaled + rounding) >> shift`, which is the law's single rounding ([`crate::arith::requantize`]) as long as the
 /// total right shift is at least 33. A narrow output is not rounded before `t = scaled >> (shift - 1)` has been packed to
-/// words: `(t + 2 * base + 1) >> 1` is the law's `base + value`, and where `t` saturates, so do the narrow limits. In a block of 8 channels each bias is followed by a zero (even and odd lanes are added
+/// words: `(t + 2 * base + 1) >> 1` is the law's `base + value`, and where `t` saturates, so do the narrow limits; with 128 in `base`, the sum is the unsigned byte that is stored. In a block of 8 channels each bias is followed by a zero (even and odd lanes are added
 /// at the end) and the other arrays hold the eight channels twice.
 #[repr(C, align(64))]
 #[derive(Clone, Copy)]
@@ -197,6 +201,12 @@ unsafe fn add_wide_words<S: Simd>(t: Tile<'_>, base: S::Lanes, words: S::Lanes) 
     unsafe { S::clamp(S::add(S::add(base, words), words), S::splat(t.row.limits.min), S::splat(t.row.limits.max)) }
 }
 
+/// Limits of a narrow output as the unsigned bytes that are stored.
+#[inline(always)]
+pub(super) fn byte_limits(limits: Limits) -> [u8; 2] {
+    [limits.min, limits.max].map(|limit| limit as u8 ^ FLIP)
+}
+
 /// Stores block `B` of group `Q` of `PIXELS` pixels, if there are so many of either.
 #[inline(always)]
 unsafe fn store_pixels<S: Simd, F: Form, const MR: usize, const NB: usize, const B: usize, const Q: usize>(
@@ -221,10 +231,11 @@ unsafe fn store_pixels<S: Simd, F: Form, const MR: usize, const NB: usize, const
             S::store(hi, t.row.out_c, high);
             S::store(lo, t.row.out_c, low);
         } else {
-            let zero = S::splat(2 * t.row.limits.zero);
+            let zero = S::splat(2 * (t.row.limits.zero + 128));
             let base = if F::ACCUMULATE { S::doubled(S::load(hi, t.row.out_c)) } else { [zero; 2] };
             let sums = [S::halve(S::add(base[0], a)), S::halve(S::add(base[1], b))];
-            S::store(hi, t.row.out_c, S::narrow(sums, t.row.limits.min as i8, t.row.limits.max as i8));
+            let [min, max] = byte_limits(t.row.limits);
+            S::store(hi, t.row.out_c, S::narrow(sums, min, max));
         }
     }
 }
@@ -256,10 +267,11 @@ unsafe fn store_tail<S: Simd, F: Form, const MR: usize, const NB: usize, const Q
             S::store_half(hi, t.row.out_c, high);
             S::store_half(lo, t.row.out_c, low);
         } else {
-            let zero = S::splat(2 * t.row.limits.zero);
+            let zero = S::splat(2 * (t.row.limits.zero + 128));
             let base = if F::ACCUMULATE { S::doubled(S::load_half(hi, t.row.out_c))[0] } else { zero };
             let sum = S::halve(S::add(base, words));
-            S::store_half(hi, t.row.out_c, S::narrow([sum, sum], t.row.limits.min as i8, t.row.limits.max as i8));
+            let [min, max] = byte_limits(t.row.limits);
+            S::store_half(hi, t.row.out_c, S::narrow([sum, sum], min, max));
         }
     }
 }
@@ -318,8 +330,8 @@ unsafe fn store_one(t: Tile<'_>, at: usize, value: i16) {
         let hi = t.row.hi.add(at);
         let base = match (t.row.accumulate, wide) {
             (false, _) => limits.zero,
-            (true, true) => join(*hi, *t.row.lo.add(at)),
-            (true, false) => i16::from(*hi as i8),
+            (true, true) => join(*hi ^ FLIP, *t.row.lo.add(at)),
+            (true, false) => i16::from((*hi ^ FLIP) as i8),
         };
         let sum = if wide { add_wide(base, value) } else { add_narrow(base, value) };
         let sum = sum.max(limits.min).min(limits.max);
@@ -328,5 +340,6 @@ unsafe fn store_one(t: Tile<'_>, at: usize, value: i16) {
         } else {
             *hi = sum as u8;
         }
+        *hi ^= FLIP;
     }
 }

@@ -34,9 +34,9 @@ pub(super) struct Width {
 
 /// What to compute: pixels of an output row, all from the same window rows and for the same blocks of channels.
 pub(super) struct Row {
-    /// The row ring.
-    pub(super) ring: *const u8,
-    /// Where in the ring the rows of the window begin.
+    /// The row ring; or the input, less the padding of a row, where that can be read in place.
+    pub(super) base: *const u8,
+    /// Bytes from `base` to the rows of the window.
     pub(super) rows: [usize; MAX_KERNEL],
     pub(super) row_count: usize,
     /// Bytes from a pixel's window to the next one's.
@@ -54,6 +54,8 @@ pub(super) struct Row {
     pub(super) out_c: usize,
     /// Channels from the first block on.
     pub(super) left: usize,
+    /// Steps at the end of each window row of whose inputs only the first four exist: 0 or 1.
+    pub(super) half_steps: usize,
     /// Whether accumulators have to be moved left.
     pub(super) pre_shift: bool,
     pub(super) accumulate: bool,
@@ -64,10 +66,10 @@ pub(super) struct Row {
 #[derive(Clone, Copy)]
 pub(super) struct Place {
     pub(super) run: unsafe fn(Tile<'_>),
-    /// Bytes from the beginning of a ring row to the window of the first pixel.
+    /// Bytes from the beginning of a row to the window of the first pixel.
     pub(super) start: usize,
     /// Steps of each window row: those that the first pixel can leave out, because they read a border of zeros, then
-    /// those for all pixels, then those that the last pixel can leave out.
+    /// whole ones for all pixels, then those that the last pixel can leave out.
     pub(super) steps: [usize; 3],
     /// Bytes from the row's first output to that of the first pixel.
     pub(super) at: usize,
@@ -78,8 +80,8 @@ pub(super) struct Place {
 /// Where and what to compute.
 ///
 /// A valid tile satisfies, for a kernel with `MR` pixels and `NB` blocks on a unit with `UNIT` bytes a step:
-/// * each of `rows` may be read from `start` on for `(MR - 1) * distance` bytes and the sum of `steps` times
-///   `UNIT` bytes;
+/// * in each of `rows`, MR windows `distance` bytes apart from `start` on may be read for as many times `UNIT` bytes as
+///   `steps` and `half_steps` say, but for the steps that the first or last pixel leaves out;
 /// * `weights` may be read for as many steps in each of `NB` blocks `block_stride` apart, `tail_weights` likewise;
 /// * `channels` points to `NB` (plus one) entries;
 /// * `hi`, and `lo` of a wide output, may be read and written from `at` on for `pixels` pixels, `out_c` bytes apart, of
@@ -119,15 +121,16 @@ pub(super) unsafe fn body<S: Simd, const MR: usize, const NB: usize, const TAIL:
     // SAFETY: `t` is valid: its channels have NB + TAIL entries, and each loop takes as many steps as it may.
     unsafe {
         let mut acc = start::<S, MR, NB, TAIL>(t);
-        let mut at = Cursor { inputs: [t.row.ring; 4], weights: t.row.weights, tail_weights: t.row.tail_weights };
-        let ring = t.row.ring.add(t.place.start);
+        let mut at = Cursor { inputs: [t.row.base; 4], weights: t.row.weights, tail_weights: t.row.tail_weights };
         for &row in t.row.rows.iter().take(t.row.row_count) {
             for (i, inputs) in at.inputs.iter_mut().enumerate().take(MR.div_ceil(4)) {
-                *inputs = opaque(ring.add(row + 4 * i * t.row.distance));
+                // Before the input, if the first pixel's first column is left out.
+                *inputs = opaque(t.row.base.wrapping_add(t.place.start + row + 4 * i * t.row.distance));
             }
             steps::<S, MR, NB, TAIL, 1, 0>(t, &mut acc, &mut at, t.place.steps[0]);
             steps::<S, MR, NB, TAIL, 0, 0>(t, &mut acc, &mut at, t.place.steps[1]);
             steps::<S, MR, NB, TAIL, 0, 1>(t, &mut acc, &mut at, t.place.steps[2]);
+            half_step::<S, MR, NB, TAIL>(t, &mut acc, &mut at);
         }
         finish::<S, MR, NB, TAIL>(t, &acc);
     }
@@ -169,41 +172,97 @@ unsafe fn steps<S: Simd, const MR: usize, const NB: usize, const TAIL: bool, con
     at: &mut Cursor,
     count: usize,
 ) {
-    let places = [0, t.row.distance, 2 * t.row.distance, 3 * t.row.distance];
     for _ in 0..count {
-        // SAFETY: pixel p < MR reads the ring at p * distance, inside of what the tile may read; so does each block.
+        // SAFETY: pixel p < MR reads its window at p * distance, inside of what the tile may read; so does each block.
         unsafe {
-            let mut w: [S::Weights; NB] = [S::weights(if NB > 0 { at.weights } else { at.tail_weights }); NB];
-            for b in 1..NB {
-                w[b] = S::weights(at.weights.add(b * t.row.block_stride));
-            }
-            for p in FROM..MR - OMIT {
-                let x = S::low(at.inputs[p / 4].add(places[p % 4]));
-                for b in 0..NB {
-                    acc.blocks[p][b] = S::dot(acc.blocks[p][b], x, w[b]);
-                }
-            }
+            dot_blocks::<S, MR, NB, FROM, OMIT, 0>(t, acc, at);
+            dot_blocks::<S, MR, NB, FROM, OMIT, 1>(t, acc, at);
+            finish_step::<S, MR, NB, TAIL, FROM, OMIT>(t, acc, at);
+        }
+    }
+}
+
+/// The step at the end of a window row of whose inputs only the first four exist, if there is one.
+#[inline(always)]
+unsafe fn half_step<S: Simd, const MR: usize, const NB: usize, const TAIL: bool>(
+    t: Tile<'_>,
+    acc: &mut Accumulators<S, MR, NB>,
+    at: &mut Cursor,
+) {
+    for _ in 0..t.row.half_steps {
+        // SAFETY: as in `steps`.
+        unsafe {
+            dot_blocks::<S, MR, NB, 0, 0, 0>(t, acc, at);
+            finish_step::<S, MR, NB, TAIL, 0, 0>(t, acc, at);
+        }
+    }
+}
+
+/// Bytes from the first of four pixels to each of them.
+#[inline(always)]
+fn places(t: Tile<'_>) -> [usize; 4] {
+    [0, t.row.distance, 2 * t.row.distance, 3 * t.row.distance]
+}
+
+/// Half `HALF` of a step's inputs, for all blocks of 16 channels.
+#[inline(always)]
+unsafe fn dot_blocks<
+    S: Simd,
+    const MR: usize,
+    const NB: usize,
+    const FROM: usize,
+    const OMIT: usize,
+    const HALF: usize,
+>(
+    t: Tile<'_>,
+    acc: &mut Accumulators<S, MR, NB>,
+    at: &Cursor,
+) {
+    let places = places(t);
+    // SAFETY: see `steps`.
+    unsafe {
+        let mut w: [S::Weights; NB] = [S::weights(if NB > 0 { at.weights } else { at.tail_weights }); NB];
+        for b in 0..NB {
+            w[b] = S::weights(at.weights.add(b * t.row.block_stride + HALF * BLOCK_STEP / 2));
+        }
+        for p in FROM..MR - OMIT {
+            let from = at.inputs[p / 4].add(places[p % 4]);
+            let x = if HALF == 0 { S::low(from) } else { S::high(from) };
             for b in 0..NB {
-                w[b] = S::weights(at.weights.add(b * t.row.block_stride + BLOCK_STEP / 2));
+                acc.blocks[p][b] = S::dot(acc.blocks[p][b], x, w[b]);
             }
+        }
+    }
+}
+
+/// The block of 8 channels, which takes a step at once, and on to the next step.
+#[inline(always)]
+unsafe fn finish_step<
+    S: Simd,
+    const MR: usize,
+    const NB: usize,
+    const TAIL: bool,
+    const FROM: usize,
+    const OMIT: usize,
+>(
+    t: Tile<'_>,
+    acc: &mut Accumulators<S, MR, NB>,
+    at: &mut Cursor,
+) {
+    let places = places(t);
+    // SAFETY: see `steps`.
+    unsafe {
+        at.weights = at.weights.add(if NB > 0 { BLOCK_STEP } else { 0 });
+        if TAIL {
+            let w = S::weights(at.tail_weights);
             for p in FROM..MR - OMIT {
-                let x = S::high(at.inputs[p / 4].add(places[p % 4]));
-                for b in 0..NB {
-                    acc.blocks[p][b] = S::dot(acc.blocks[p][b], x, w[b]);
-                }
+                let x = S::whole(at.inputs[p / 4].add(places[p % 4]));
+                acc.tail[p] = S::dot(acc.tail[p], x, w);
             }
-            at.weights = at.weights.add(if NB > 0 { BLOCK_STEP } else { 0 });
-            if TAIL {
-                let w = S::weights(at.tail_weights);
-                for p in FROM..MR - OMIT {
-                    let x = S::whole(at.inputs[p / 4].add(places[p % 4]));
-                    acc.tail[p] = S::dot(acc.tail[p], x, w);
-                }
-                at.tail_weights = at.tail_weights.add(TAIL_STEP);
-            }
-            for inputs in at.inputs.iter_mut().take(MR.div_ceil(4)) {
-                *inputs = opaque(inputs.add(S::UNIT));
-            }
+            at.tail_weights = at.tail_weights.add(TAIL_STEP);
+        }
+        for inputs in at.inputs.iter_mut().take(MR.div_ceil(4)) {
+            *inputs = opaque(inputs.add(S::UNIT));
         }
     }
 }
