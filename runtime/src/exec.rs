@@ -132,7 +132,8 @@ fn run_step(cx: Context<'_, '_>, part: &Part<'_>, step: &Step, arena: &mut [u8])
             unsafe { (backend.shortcut)(&mut call) }
         }
         Op::MaxPool(pool) => {
-            let mut call = MaxPoolCall { pool, in_hi: s.in_hi, in_lo: s.in_lo, out_hi: s.out_hi, out_lo: s.out_lo };
+            let mut call =
+                MaxPoolCall { pool, in_hi: s.in_hi, in_lo: s.in_lo, out_hi: s.out_hi, out_lo: s.out_lo, flip };
             // SAFETY: a session holds a backend only if `Isa::available` said yes.
             unsafe { (backend.max_pool)(&mut call) }
         }

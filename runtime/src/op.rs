@@ -427,7 +427,7 @@ impl Op {
 
     /// Whether its output is an activation (and not a feature or logits).
     pub fn is_activation(&self) -> bool {
-        matches!(self, Op::Conv(_) | Op::Shortcut(_))
+        matches!(self, Op::Conv(_) | Op::Shortcut(_) | Op::MaxPool(_))
     }
 
     /// Short name of the kind.

@@ -559,11 +559,13 @@ fn max_pools() {
                 let lo = draw(if wide { pool.input_len() } else { 0 }, false);
                 let want = max_pool_as_defined(&pool, &hi, &lo);
                 for backend in &backends {
+                    let flip = backend.layout.plane_flip();
                     let mut out_hi = Guarded::new(r.bytes(pool.output_len()), &mut r);
                     let mut out_lo = Guarded::new(r.bytes(if wide { pool.output_len() } else { 0 }), &mut r);
                     let mut call = MaxPoolCall {
                         pool: &pool,
-                        in_hi: &hi,
+                        flip,
+                        in_hi: &flipped(&hi, flip),
                         in_lo: &lo,
                         out_hi: out_hi.inside(),
                         out_lo: out_lo.inside(),
@@ -571,7 +573,7 @@ fn max_pools() {
                     // SAFETY: `backends` only gives backends that are available.
                     unsafe { (backend.max_pool)(&mut call) };
                     assert!(out_hi.intact() && out_lo.intact());
-                    let got = (out_hi.inside().to_vec(), out_lo.inside().to_vec());
+                    let got = (flipped(out_hi.inside(), flip), out_lo.inside().to_vec());
                     assert_eq!(got, want, "{} {pool:?}", backend.conv.name);
                 }
             }

@@ -110,6 +110,15 @@ impl<'a> Params<'a> {
         Params { bias, multiplier, right_shift: &rest[..channels] }
     }
 
+    /// The parameters of `count` channels from `first` on.
+    pub fn part(&self, first: usize, count: usize) -> Self {
+        Params {
+            bias: &self.bias[4 * first..][..4 * count],
+            multiplier: &self.multiplier[4 * first..][..4 * count],
+            right_shift: &self.right_shift[first..][..count],
+        }
+    }
+
     /// Bias of channel `c`.
     pub fn bias(&self, c: usize) -> i32 {
         crate::format::u32_at(self.bias, 4 * c) as i32
@@ -151,6 +160,8 @@ pub struct MaxPoolCall<'a> {
     pub out_hi: &'a mut [u8],
     /// Low output plane of a wide activation, else empty.
     pub out_lo: &'a mut [u8],
+    /// [`Layout::plane_flip`] of the high (or only) planes.
+    pub flip: u8,
 }
 
 /// Everything a pooling touches.

@@ -20,10 +20,10 @@ pub(crate) fn body(call: &mut MaxPoolCall<'_>) {
         for (y, x) in rows.flat_map(|y| columns.clone().map(move |x| (y, x))) {
             let from = (y * width + x) * channels..(y * width + x + 1) * channels;
             if call.out_lo.is_empty() {
-                narrow(&mut call.out_hi[to.clone()], &call.in_hi[from], first);
+                narrow(&mut call.out_hi[to.clone()], &call.in_hi[from], call.flip, first);
             } else {
                 let best = (&mut call.out_hi[to.clone()], &mut call.out_lo[to.clone()]);
-                wide(best, (&call.in_hi[from.clone()], &call.in_lo[from]), first);
+                wide(best, (&call.in_hi[from.clone()], &call.in_lo[from]), call.flip, first);
             }
             first = false;
         }
@@ -31,22 +31,27 @@ pub(crate) fn body(call: &mut MaxPoolCall<'_>) {
 }
 
 #[inline(always)]
-fn narrow(best: &mut [u8], pixel: &[u8], first: bool) {
+fn narrow(best: &mut [u8], pixel: &[u8], flip: u8, first: bool) {
     if first {
         return best.copy_from_slice(pixel);
     }
+    // Bytes that have been moved to unsigned ones are compared as such.
+    if flip == 0x80 {
+        return best.iter_mut().zip(pixel).for_each(|(best, &v)| *best = (*best).max(v));
+    }
     for (best, &v) in best.iter_mut().zip(pixel) {
-        *best = (*best as i8).max(v as i8) as u8;
+        *best = ((*best ^ flip) as i8).max((v ^ flip) as i8) as u8 ^ flip;
     }
 }
 
 #[inline(always)]
-fn wide((best_hi, best_lo): (&mut [u8], &mut [u8]), (hi, lo): (&[u8], &[u8]), first: bool) {
+fn wide((best_hi, best_lo): (&mut [u8], &mut [u8]), (hi, lo): (&[u8], &[u8]), flip: u8, first: bool) {
     if first {
         best_hi.copy_from_slice(hi);
         return best_lo.copy_from_slice(lo);
     }
     for ((best_hi, best_lo), (&hi, &lo)) in best_hi.iter_mut().zip(best_lo).zip(hi.iter().zip(lo)) {
-        (*best_hi, *best_lo) = split(join(*best_hi, *best_lo).max(join(hi, lo)));
+        let (hi, lo) = split(join(*best_hi ^ flip, *best_lo).max(join(hi ^ flip, lo)));
+        (*best_hi, *best_lo) = (hi ^ flip, lo);
     }
 }

@@ -501,34 +501,38 @@ impl<D: Dot> Simd for Wide256<D> {
     }
 
     #[inline(always)]
-    unsafe fn load(from: *const u8, stride: usize) -> __m256i {
+    unsafe fn load(from: *const u8, stride: usize, count: usize) -> __m256i {
         unsafe {
             let a = _mm256_castsi128_si256(_mm_loadu_si128(from.cast()));
-            _mm256_inserti128_si256::<1>(a, _mm_loadu_si128(from.add(stride).cast()))
+            _mm256_inserti128_si256::<1>(a, _mm_loadu_si128(from.add((count - 1) * stride).cast()))
         }
     }
 
     #[inline(always)]
-    unsafe fn store(to: *mut u8, stride: usize, v: __m256i) {
+    unsafe fn store(to: *mut u8, stride: usize, count: usize, v: __m256i) {
         unsafe {
             _mm_storeu_si128(to.cast(), _mm256_castsi256_si128(v));
-            _mm_storeu_si128(to.add(stride).cast(), _mm256_extracti128_si256::<1>(v));
+            if count > 1 {
+                _mm_storeu_si128(to.add(stride).cast(), _mm256_extracti128_si256::<1>(v));
+            }
         }
     }
 
     #[inline(always)]
-    unsafe fn load_half(from: *const u8, stride: usize) -> __m256i {
+    unsafe fn load_half(from: *const u8, stride: usize, count: usize) -> __m256i {
         unsafe {
             let a = _mm256_castsi128_si256(_mm_loadl_epi64(from.cast()));
-            _mm256_inserti128_si256::<1>(a, _mm_loadl_epi64(from.add(stride).cast()))
+            _mm256_inserti128_si256::<1>(a, _mm_loadl_epi64(from.add((count - 1) * stride).cast()))
         }
     }
 
     #[inline(always)]
-    unsafe fn store_half(to: *mut u8, stride: usize, v: __m256i) {
+    unsafe fn store_half(to: *mut u8, stride: usize, count: usize, v: __m256i) {
         unsafe {
             _mm_storel_epi64(to.cast(), _mm256_castsi256_si128(v));
-            _mm_storel_epi64(to.add(stride).cast(), _mm256_extracti128_si256::<1>(v));
+            if count > 1 {
+                _mm_storel_epi64(to.add(stride).cast(), _mm256_extracti128_si256::<1>(v));
+            }
         }
     }
 
