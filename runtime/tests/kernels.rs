@@ -2,8 +2,12 @@
 //!
 //! Needs the feature `std` to see what the processor can do; without it, only what the compiler was told to use runs.
 
-use ride_runtime::kernels::{self, BACKENDS, Backend, ConvCall, DenseCall, PoolCall, ShortcutCall, k8n16, scalar};
-use ride_runtime::op::{Conv, ConvShape, Dense, Layout, Limits, Planes, Pool, Shortcut, Source, Span, feature_norm_at};
+use ride_runtime::kernels::{
+    self, BACKENDS, Backend, ConvCall, DenseCall, MaxPoolCall, PoolCall, ShortcutCall, k8n16, scalar,
+};
+use ride_runtime::op::{
+    Conv, ConvShape, Dense, Layout, Limits, MaxPool, Planes, Pool, Shortcut, Source, Span, feature_norm_at,
+};
 use ride_runtime::oracle;
 
 /// Random numbers (xorshift64*).
@@ -126,6 +130,7 @@ impl Case {
                 source: if image { Source::Image } else { Source::Arena(0) },
                 out: Planes { hi: 0, lo: wide.then_some(0) },
                 accumulate,
+                raw: false,
                 limits: limits(wide, r),
                 border,
                 weights: Span { at: 0, len: 0 },
@@ -144,6 +149,16 @@ impl Case {
         }
     }
 
+    /// The same with a raw output, or a raw residual where there is one.
+    fn raw(mut self) -> Self {
+        assert!(self.wide);
+        self.conv.raw = true;
+        if !self.conv.accumulate {
+            self.conv.limits = Limits { zero: 0, min: i16::MIN, max: i16::MAX };
+        }
+        self
+    }
+
     /// What the law says.
     fn expected(&self) -> Vec<i16> {
         let shape = self.conv.shape;
@@ -157,6 +172,7 @@ impl Case {
             right_shift: &self.right_shift,
             limits: self.conv.limits,
             wide: self.wide,
+            raw: self.conv.raw,
         };
         let (width, out_c) = (shape.out_w(), usize::from(shape.out_c));
         let residuals = self.before.iter().map(|&b| self.conv.accumulate.then_some(b));
@@ -177,18 +193,26 @@ impl Case {
 
     /// Parameters of real channels; padding is random, because it must not matter.
     fn packed_params(&self, layout: Layout, r: &mut Random) -> Vec<u8> {
-        let padding = kernels::padded_channels(self.conv.shape.out_c, layout) - self.bias.len();
+        let shape = &self.conv.shape;
+        let padded = kernels::padded_channels(shape, layout);
         let sums = self.weights.chunks_exact(self.conv.shape.taps()).map(|row| row.iter().map(|&w| i32::from(w)).sum());
-        let folded = self.bias.iter().zip(sums).map(|(b, sum): (_, i32)| match layout {
-            Layout::Ohwi => *b,
-            Layout::K8N16 => b - 128 * sum,
-        });
-        let mut out: Vec<u8> = folded.flat_map(i32::to_le_bytes).collect();
-        out.extend(r.bytes(4 * padding));
-        out.extend(self.multiplier.iter().flat_map(|m| m.to_le_bytes()));
-        out.extend(r.bytes(4 * padding));
-        out.extend(&self.right_shift);
-        out.extend((0..padding).map(|_| self.right_shift[0]));
+        let folded: Vec<i32> = self
+            .bias
+            .iter()
+            .zip(sums)
+            .map(|(b, sum): (_, i32)| match layout {
+                Layout::Ohwi => *b,
+                Layout::K8N16 => b - 128 * sum,
+            })
+            .collect();
+        let mut out = r.bytes(8 * padded);
+        out.extend((0..padded).map(|_| self.right_shift[0]));
+        for c in 0..folded.len() {
+            let at = kernels::param_at(shape, layout, c);
+            out[4 * at..][..4].copy_from_slice(&folded[c].to_le_bytes());
+            out[4 * (padded + at)..][..4].copy_from_slice(&self.multiplier[c].to_le_bytes());
+            out[8 * padded + at] = self.right_shift[c];
+        }
         out
     }
 
@@ -283,7 +307,7 @@ impl Guarded {
 }
 
 fn shape(size: (u16, u16), in_c: u16, out_c: u16, (kernel, stride, padding): (u8, u8, u8)) -> ConvShape {
-    ConvShape { in_h: size.0, in_w: size.1, in_c, out_c, kernel, stride, padding }
+    ConvShape { in_h: size.0, in_w: size.1, in_c, out_c, kernel, stride, padding, groups: 1 }
 }
 
 /// Every form of output and source, with numbers of every kind.
@@ -295,6 +319,9 @@ fn check_shape(shape: ConvShape, backends: &[Backend], r: &mut Random) {
     for form in 0..8 {
         let flags = (form & 1 != 0, form & 2 != 0, form & 4 != 0);
         Case::new(shape, VALUES[(form + turn) % 5], flags, r).check(backends, r);
+        if flags.0 {
+            Case::new(shape, VALUES[(form + turn + 1) % 5], flags, r).raw().check(backends, r);
+        }
     }
 }
 
@@ -367,6 +394,54 @@ fn input_channels() {
                 Case::new(shape, values, flags, &mut r).check(&backends, &mut r);
             }
         }
+    }
+}
+
+/// Groups: whole steps, several groups to a step, ragged ones, depthwise; different numbers in and out.
+#[test]
+fn groups() {
+    let (backends, mut r) = (backends(), Random(9));
+    for (groups, group_in, group_out) in [
+        (32, 4, 4),
+        (32, 8, 8),
+        (32, 12, 12),
+        (8, 24, 24),
+        (4, 32, 32),
+        (4, 16, 24),
+        (2, 8, 20),
+        (6, 8, 16),
+        (3, 3, 5),
+        (7, 5, 2),
+        (40, 1, 1),
+        (16, 1, 2),
+        (8, 2, 1),
+        (2, 48, 40),
+    ] {
+        for (size, window) in [((5, 7), (3, 1, 1)), ((7, 14), (3, 2, 1)), ((4, 9), (1, 1, 0)), ((6, 5), (5, 1, 2))] {
+            let shape = shape(size, groups * group_in, groups * group_out, window);
+            check_shape(ConvShape { groups, ..shape }, &backends, &mut r);
+        }
+    }
+}
+
+/// The windows of ImageNet networks in sizes that end within tiles: first layer, 1x1 convolutions, projections.
+#[test]
+fn imagenet_layers() {
+    let (backends, mut r) = (backends(), Random(10));
+    for (size, in_c, out_c, window) in [
+        ((19, 23), 3, 64, (7, 2, 3)),
+        ((7, 7), 64, 256, (1, 1, 0)),
+        ((14, 14), 96, 48, (1, 1, 0)),
+        ((14, 14), 48, 96, (1, 2, 0)),
+        ((7, 7), 96, 192, (1, 2, 0)),
+        ((7, 7), 64, 64, (3, 1, 1)),
+        ((14, 14), 64, 48, (3, 2, 1)),
+        ((14, 14), 40, 112, (3, 1, 1)),
+        ((5, 28), 24, 72, (3, 1, 1)),
+        ((3, 5), 8, 1008, (1, 1, 0)),
+        ((1, 1), 512, 512, (1, 1, 0)),
+    ] {
+        check_shape(shape(size, in_c, out_c, window), &backends, &mut r);
     }
 }
 
@@ -461,6 +536,75 @@ fn pools() {
             }
         }
     }
+}
+
+#[test]
+fn max_pools() {
+    let (backends, mut r) = (backends(), Random(11));
+    for (in_h, in_w, channels) in [(16, 16, 64), (7, 9, 24), (1, 1, 3), (3, 2, 17), (6, 33, 200), (5, 4, 1)] {
+        for (kernel, stride, padding) in [(3, 2, 1), (2, 2, 0), (3, 1, 1), (1, 1, 0), (5, 3, 2), (3, 2, 2)] {
+            for form in 0..4 {
+                let wide = form % 2 > 0;
+                let planes = Planes { hi: 0, lo: wide.then_some(0) };
+                let pool =
+                    MaxPool { in_h, in_w, channels, kernel, stride, padding, source: planes, out: planes, zero: 0 };
+                if pool.output_len() == 0 {
+                    continue;
+                }
+                // Ties in the upper plane are decided by the lower one.
+                let mut draw = |n: usize, few: bool| -> Vec<u8> {
+                    if few { (0..n).map(|_| r.pick(&[0x7f, 0x80, 0xff, 0])).collect() } else { r.bytes(n) }
+                };
+                let hi = draw(pool.input_len(), form > 1);
+                let lo = draw(if wide { pool.input_len() } else { 0 }, false);
+                let want = max_pool_as_defined(&pool, &hi, &lo);
+                for backend in &backends {
+                    let flip = backend.layout.plane_flip();
+                    let mut out_hi = Guarded::new(r.bytes(pool.output_len()), &mut r);
+                    let mut out_lo = Guarded::new(r.bytes(if wide { pool.output_len() } else { 0 }), &mut r);
+                    let mut call = MaxPoolCall {
+                        pool: &pool,
+                        flip,
+                        in_hi: &flipped(&hi, flip),
+                        in_lo: &lo,
+                        out_hi: out_hi.inside(),
+                        out_lo: out_lo.inside(),
+                    };
+                    // SAFETY: `backends` only gives backends that are available.
+                    unsafe { (backend.max_pool)(&mut call) };
+                    assert!(out_hi.intact() && out_lo.intact());
+                    let got = (flipped(out_hi.inside(), flip), out_lo.inside().to_vec());
+                    assert_eq!(got, want, "{} {pool:?}", backend.conv.name);
+                }
+            }
+        }
+    }
+}
+
+/// Output by output, over joined values.
+fn max_pool_as_defined(m: &MaxPool, hi: &[u8], lo: &[u8]) -> (Vec<u8>, Vec<u8>) {
+    let (mut out_hi, mut out_lo) = (Vec::new(), Vec::new());
+    let channels = usize::from(m.channels);
+    for i in 0..m.output_len() {
+        let (y, x, c) = (i / channels / m.out_w(), i / channels % m.out_w(), i % channels);
+        let near = |out: usize, tap: u8, size: u16| {
+            let at = out as i32 * i32::from(m.stride) + i32::from(tap) - i32::from(m.padding);
+            (0..i32::from(size)).contains(&at).then_some(at as usize)
+        };
+        let mut best = i16::MIN;
+        for (row, column) in (0..m.kernel).flat_map(|row| (0..m.kernel).map(move |column| (row, column))) {
+            let (Some(y), Some(x)) = (near(y, row, m.in_h), near(x, column, m.in_w)) else { continue };
+            let at = (y * usize::from(m.in_w) + x) * channels + c;
+            let low = lo.get(at).copied().unwrap_or(0);
+            best = best.max(i16::from_le_bytes([low, hi[at]]));
+        }
+        let [low, high] = best.to_le_bytes();
+        out_hi.push(high);
+        if !lo.is_empty() {
+            out_lo.push(low);
+        }
+    }
+    (out_hi, out_lo)
 }
 
 #[test]

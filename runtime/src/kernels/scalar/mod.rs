@@ -2,6 +2,7 @@
 
 pub mod conv;
 pub mod dense;
+pub mod max_pool;
 pub mod pool;
 pub mod shortcut;
 
@@ -14,6 +15,7 @@ pub const OHWI: Backend = Backend {
     layout: Layout::Ohwi,
     conv: ConvKernel { name: "qs8_conv_1x1_scalar", tile: (1, 1), scratch_len: |_| 0, run: conv::ohwi },
     shortcut: shortcut::run,
+    max_pool: max_pool::run,
     pool: pool::run,
     dense: dense::rows,
 };
@@ -24,6 +26,7 @@ pub const K8N16: Backend = Backend {
     layout: Layout::K8N16,
     conv: ConvKernel { name: "qs8_conv_1x16_k8n16_scalar", tile: (1, 16), scratch_len: |_| 0, run: conv::k8n16 },
     shortcut: shortcut::run,
+    max_pool: max_pool::run,
     pool: pool::run,
     dense: dense::packed,
 };
