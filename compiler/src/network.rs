@@ -87,6 +87,11 @@ pub enum Op {
     Conv(Conv),
     /// `max(x, 0)` (one input).
     Relu,
+    /// `min(max(x, 0), max)` (one input); ReLU6 has `max` 6.
+    Clamp {
+        /// Upper limit, positive.
+        max: f32,
+    },
     /// Element-wise sum (two inputs of equal shape).
     Add,
     /// Parameter-free "option A" shortcut (one input): keeps every `stride`-th pixel and pads channels with zeros.
@@ -220,7 +225,7 @@ impl Op {
                 let (height, width) = pooled(c.kernel, c.stride, c.padding)?;
                 (c.in_channels == input.channels).then_some(Shape { height, width, channels: c.out_channels })
             }
-            Op::Relu | Op::Add => Some(input),
+            Op::Relu | Op::Clamp { .. } | Op::Add => Some(input),
             Op::Shortcut { stride, before, after } => Some(Shape {
                 height: input.height.div_ceil(*stride),
                 width: input.width.div_ceil(*stride),

@@ -80,6 +80,10 @@ impl Hash {
             Op::Relu => self.counts(&[1]),
             Op::Add => self.counts(&[2]),
             Op::Shortcut { stride, before, after } => self.counts(&[3, *stride, *before, *after]),
+            Op::Clamp { max } => {
+                self.counts(&[5]);
+                self.floats(&[*max]);
+            }
             Op::MaxPool { kernel, stride, padding } => self.counts(&[4, *kernel, *stride, *padding]),
         }
     }

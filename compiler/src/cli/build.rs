@@ -1,4 +1,4 @@
-//! `ride-compile build`: from a checkpoint to an artifact.
+//! `ride-compile build`: from a trained model to an artifact.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -21,7 +21,7 @@ use super::interrupt::uninterrupted;
 use super::table::{grouped, millions};
 use super::ui::Ui;
 
-/// Compile a trained checkpoint into one int8 artifact
+/// Compile a trained model into one int8 artifact
 ///
 /// The activations' ranges come from --data (training images), from --calibration, or from a calibration.json beside
 /// the checkpoint. The artifact is tested before it is written, and the same inputs give the same bytes.
@@ -30,7 +30,8 @@ use super::ui::Ui;
 Examples:
   ride-compile build runs/my-ride --data cifar-100-binary -o my-ride.ride
   ride-compile build model_best.pth --data images/ --class-counts counts.txt --target x86-64
-  ride-compile build runs/my-ride --calibration table.json")]
+  ride-compile build runs/my-ride --calibration table.json
+  ride-compile build model.onnx --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --resize 256 --data images/")]
 pub(crate) struct BuildArgs {
     /// Machine to build for: `host` is this one, `ride-compile targets` lists all
     #[arg(long, value_name = "NAME", default_value = "host")]
@@ -143,7 +144,7 @@ impl BuildArgs {
         }
         ensure!(
             self.model.model.exists(),
-            "there is no {}: MODEL is a checkpoint (.pth or .safetensors) or the folder that holds it",
+            "there is no {}: MODEL is a checkpoint (.pth or .safetensors), an ONNX file, or the folder that holds it",
             self.model.model.display()
         );
         let folder = self.model.folder();

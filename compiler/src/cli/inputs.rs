@@ -10,9 +10,10 @@ use ride_calibrate::observer::Observer;
 use ride_calibrate::preprocess::{InputSize, Preprocess};
 use ride_calibrate::table::CalibrationTable;
 use ride_compiler::calibration;
-use ride_compiler::checkpoint::{self, Embedded};
-use ride_compiler::import::{self, ImportOptions, Imported};
+use ride_compiler::checkpoint::Embedded;
+use ride_compiler::import::{ImportOptions, Imported};
 use ride_compiler::lower::ClassInfo;
+use ride_compiler::source::Source;
 use ride_runtime::Model;
 
 use super::ui::Ui;
@@ -23,16 +24,17 @@ const MAX_NAMES: u64 = 16 << 20;
 /// The float model.
 #[derive(Args)]
 pub(crate) struct ModelArgs {
-    /// Checkpoint (.pth or .safetensors, config.json beside it), or the folder that holds both
+    /// Checkpoint (.pth or .safetensors, config.json beside it) or the folder that holds both; ONNX file, or folder with
+    /// stem.onnx, expert_0.onnx, ...
     #[arg(value_name = "MODEL")]
     pub(crate) model: PathBuf,
     #[command(flatten)]
     input: InputArgs,
 }
 
-/// What the user says about the input instead of config.json.
+/// What the user says about the input instead of config.json or ride.toml.
 #[derive(Args)]
-#[command(next_help_heading = "Input of the network (otherwise from config.json)")]
+#[command(next_help_heading = "Input of the network (otherwise from ride.toml or config.json)")]
 pub(crate) struct InputArgs {
     /// Mean of each channel in units of 0..1, as in 0.4914,0.4822,0.4465
     #[arg(long, value_name = "A,B,C", value_delimiter = ',')]
@@ -63,7 +65,8 @@ impl ModelArgs {
     /// Reads and imports the checkpoint; tells the user what is worth knowing about it.
     pub(crate) fn load(&self, ui: &mut Ui) -> Result<Imported> {
         let InputArgs { mean, std, input_size, resize, embedded_config } = &self.input;
-        let options = ImportOptions { mean: mean.clone(), std: std.clone(), input_size: *input_size, resize: *resize };
+        let (mean, std) = (mean.clone(), std.clone());
+        let options = ImportOptions { mean, std, input_size: *input_size, resize: *resize, experts: None };
         load(&self.model, &options, *embedded_config, ui)
     }
 
@@ -82,13 +85,12 @@ impl ModelArgs {
     }
 }
 
-/// Reads and imports a checkpoint; with `embedded`, the configuration pickled in it may stand in for config.json.
+/// Reads and imports a model; with `embedded`, the configuration pickled in it may stand in for config.json.
 pub(crate) fn load(path: &Path, options: &ImportOptions, embedded: bool, ui: &mut Ui) -> Result<Imported> {
     let embedded = if embedded { Embedded::Accept } else { Embedded::Ignore };
-    let checkpoint = checkpoint::load_with(path, embedded)?;
-    checkpoint.notes.iter().for_each(|note| ui.note(note));
-    let imported = import::network(&checkpoint, options)
-        .with_context(|| format!("cannot import the model {}", checkpoint.source.weights.display()))?;
+    let source = Source::open(path, embedded)?;
+    source.notes().iter().for_each(|note| ui.note(note));
+    let imported = source.import(options)?;
     imported.warnings.iter().for_each(|warning| ui.warn(warning));
     Ok(imported)
 }

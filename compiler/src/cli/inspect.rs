@@ -2,26 +2,29 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
 use ride_compiler::artifact_file::{self, ArtifactFile};
+use ride_compiler::checkpoint::Embedded;
+use ride_compiler::import::ImportOptions;
 use ride_compiler::inspect::{ArtifactReport, CheckpointReport, InputReport, OpReport};
-use ride_compiler::{checkpoint, import};
+use ride_compiler::source::Source;
 
 use super::table::{Table, grouped, millions};
 use super::ui::Ui;
 
-/// Show what is in a checkpoint or an artifact
+/// Show what is in a model or an artifact
 ///
 /// Of an artifact: cost by number of experts, sections, kernels, and every operation with its scale and its place in
-/// the arena. Of a checkpoint: what would be compiled.
+/// the arena. Of a checkpoint or an ONNX model: what would be compiled.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
   ride-compile inspect my-ride.ride
-  ride-compile inspect runs/my-ride --json")]
+  ride-compile inspect runs/my-ride --json
+  ride-compile inspect model.onnx")]
 pub(crate) struct InspectArgs {
-    /// Artifact, checkpoint, or folder with a checkpoint
+    /// Artifact, checkpoint, ONNX file, or folder with a checkpoint or a split ONNX model
     #[arg(value_name = "FILE")]
     file: PathBuf,
 }
@@ -32,10 +35,21 @@ pub(crate) fn run(args: &InspectArgs, ui: &mut Ui) -> Result<()> {
         let report = ArtifactReport::of(file.model()?);
         return ui.result(&report, |report| artifact_text(&args.file.display().to_string(), report));
     }
-    let checkpoint = checkpoint::load_with(&args.file, checkpoint::Embedded::Accept)?;
-    let imported = import::network(&checkpoint, &import::ImportOptions::default())
-        .with_context(|| format!("cannot import the model {}", checkpoint.source.weights.display()))?;
-    let report = CheckpointReport::of(&checkpoint, &imported)?;
+    let source = Source::open(&args.file, Embedded::Accept)?;
+    let mut options = source.options(&ImportOptions::default());
+    let unknown = source.needs_normalisation() && (options.mean.is_none() || options.std.is_none());
+    if unknown {
+        // What is in the graph can be shown all the same.
+        options.mean.get_or_insert_with(|| vec![0.0]);
+        options.std.get_or_insert_with(|| vec![1.0]);
+    }
+    let mut imported = source.import(&options)?;
+    if unknown {
+        let warning = "the normalisation of images is not known: shown with mean 0 and deviation 1; `build` takes --mean and \
+                       --std, or a ride.toml beside the model";
+        imported.warnings.push(warning.to_owned());
+    }
+    let report = CheckpointReport::of(&source, &imported)?;
     ui.result(&report, checkpoint_text)
 }
 
@@ -162,8 +176,10 @@ fn ops_table(ops: &[OpReport]) -> Table {
 }
 
 fn checkpoint_text(r: &CheckpointReport) -> String {
-    let mut out = format!("{}: {} checkpoint\n", r.weights, r.arch);
-    out += &format!("  config       {}\n", r.config.as_deref().unwrap_or("pickled in the checkpoint"));
+    let what = if r.kind == "onnx" { "ONNX model" } else { r.kind };
+    let mut out = format!("{}: {} {what}\n", r.weights, r.arch);
+    let pickled = if r.kind == "onnx" { "none" } else { "pickled in the checkpoint" };
+    out += &format!("  config       {}\n", r.config.as_deref().unwrap_or(pickled));
     out += &input_text(&r.input);
     out += &format!("  classes      {}\n", r.classes);
     let routed = if r.routed { "routed" } else { "no routers" };

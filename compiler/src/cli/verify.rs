@@ -101,6 +101,7 @@ fn as_built(model: Model<'_>) -> ImportOptions {
         std: Some((0..channels).map(|c| model.std(c)).collect()),
         input_size: Some([height, width]),
         resize: model.resize(),
+        experts: None,
     }
 }
 

@@ -37,6 +37,8 @@ pub struct ImportOptions {
     pub input_size: Option<[usize; 2]>,
     /// `--resize`: length in pixels that the shorter side of an image is resized to before the crop.
     pub resize: Option<usize>,
+    /// How many experts an ONNX graph must have.
+    pub experts: Option<usize>,
 }
 
 /// An imported model.

@@ -5,18 +5,18 @@ use serde::Serialize;
 
 use super::InputReport;
 use crate::calibration::fingerprint;
-use crate::checkpoint::Checkpoint;
 use crate::import::Imported;
 use crate::network::{self, Network, Op, Routing, Shape};
+use crate::source::Source;
 
 /// Everything about a checkpoint.
 #[derive(Clone, Debug, Serialize)]
 pub struct CheckpointReport {
-    /// Always `checkpoint`.
+    /// `checkpoint` or `onnx`.
     pub kind: &'static str,
     /// File with the weights.
     pub weights: String,
-    /// File with the configuration, if it was not the pickled one.
+    /// File with the configuration, if it was not the pickled one; of ONNX, its `ride.toml`.
     pub config: Option<String>,
     /// Architecture.
     pub arch: String,
@@ -88,20 +88,20 @@ pub struct FloatRouter {
 }
 
 impl CheckpointReport {
-    /// The report of an imported checkpoint.
+    /// The report of an imported model.
     ///
     /// # Errors
     /// If the shapes of the network do not fit together.
-    pub fn of(checkpoint: &Checkpoint, imported: &Imported) -> Result<Self> {
+    pub fn of(source: &Source, imported: &Imported) -> Result<Self> {
         let (network, preprocess) = (&imported.network, &imported.preprocess);
         let parts = float_parts(network)?;
         let routers = float_routers(network);
         let sum = |n: usize| parts.iter().take(1 + n).map(|p| p.macs).sum();
         let parameters = parts.iter().map(|p| p.parameters).chain(routers.iter().map(|r| r.parameters)).sum();
         Ok(CheckpointReport {
-            kind: "checkpoint",
-            weights: checkpoint.source.weights.display().to_string(),
-            config: checkpoint.source.config.as_ref().map(|path| path.display().to_string()),
+            kind: source.kind(),
+            weights: source.weights().display().to_string(),
+            config: source.config().map(|path| path.display().to_string()),
             arch: network.arch.clone(),
             fingerprint: fingerprint(network),
             input: InputReport {
@@ -119,7 +119,7 @@ impl CheckpointReport {
             macs: (1..=network.experts.len()).map(sum).collect(),
             parts,
             routers,
-            notes: checkpoint.notes.clone(),
+            notes: source.notes(),
             warnings: imported.warnings.clone(),
         })
     }
@@ -162,6 +162,7 @@ fn float_op(name: &str, op: &Op, output: Shape) -> FloatOp {
             ("conv", (c.weight.len() + c.bias.len()) as u64, macs)
         }
         Op::Relu => ("relu", 0, 0),
+        Op::Clamp { .. } => ("clamp", 0, 0),
         Op::Add => ("add", 0, 0),
         Op::Shortcut { .. } => ("shortcut", 0, 0),
         Op::MaxPool { .. } => ("max pool", 0, 0),

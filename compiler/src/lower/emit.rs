@@ -194,7 +194,7 @@ impl<'r, 'n> Emitter<'r, 'n> {
                     out,
                     accumulate: accumulate.is_some(),
                     raw: quant.raw || accumulate.is_some_and(|residual| self.quants[residual].raw),
-                    limits: quant.limits(*relu),
+                    limits: quant.capped(quant.limits(*relu), self.program.values[step.output].ceiling),
                     border: input.border(c.in_channels),
                     weights: writer.constant(&constants.weights, WEIGHT_ALIGN)?,
                     params: writer.constant(&constants.params, 4)?,

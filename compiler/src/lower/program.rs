@@ -22,6 +22,8 @@ pub(crate) struct Value {
     pub(crate) stream: Option<usize>,
     /// Whether it is a projection that only its stream's next value reads: a summand, not an activation.
     pub(crate) summand: bool,
+    /// Upper limit of a fused ReLU6 or its like.
+    pub(crate) ceiling: Option<f32>,
 }
 
 /// What a step reads.
@@ -120,7 +122,7 @@ impl PartState<'_> {
 
     /// The ReLU that can be fused behind float value `v`.
     fn relu_behind(&self, v: usize) -> Option<usize> {
-        self.only_reader(v).filter(|&n| self.part.nodes[n].op == Op::Relu)
+        self.only_reader(v).filter(|&n| matches!(self.part.nodes[n].op, Op::Relu | Op::Clamp { .. }))
     }
 
     /// The addition that a convolution computing `v` should accumulate into.
@@ -164,7 +166,7 @@ impl Fuser {
                     let kind = Kind::Conv { conv, relu: relu.is_some(), accumulate: None };
                     self.emit(&mut state, &mut steps, (n, relu.unwrap_or(n)), kind, None)?;
                 }
-                Op::Relu if state.done[v].is_some() => {} // fused
+                Op::Relu | Op::Clamp { .. } if state.done[v].is_some() => {} // fused
                 Op::Add => self.add(&mut state, &mut steps, n)?,
                 Op::Shortcut { stride, before, .. } => {
                     // Both sides belong to residual streams, so that wide goes to wide.
@@ -184,7 +186,7 @@ impl Fuser {
                     let kind = Kind::MaxPool { kernel: *kernel, stride: *stride, padding: *padding };
                     self.emit(&mut state, &mut steps, (n, n), kind, Some(stream))?;
                 }
-                Op::Relu => {
+                Op::Relu | Op::Clamp { .. } => {
                     bail!("{}: {} cannot be compiled to int8 in this place yet", node.name, name_of(&node.op))
                 }
             }
@@ -223,8 +225,17 @@ impl Fuser {
     ) -> Result<()> {
         let part = state.part;
         let input = state.computed(part.nodes[n].inputs[0])?;
-        let value =
-            Value { name: part.nodes[last].name.clone(), shape: state.shapes[last + 1], stream, summand: false };
+        let ceiling = match part.nodes[last].op {
+            Op::Clamp { max } => Some(max),
+            _ => None,
+        };
+        let value = Value {
+            name: part.nodes[last].name.clone(),
+            shape: state.shapes[last + 1],
+            stream,
+            summand: false,
+            ceiling,
+        };
         self.values.push(value);
         let output = self.values.len() - 1;
         for v in [n + 1, last + 1] {
@@ -271,6 +282,7 @@ fn name_of(op: &Op) -> &'static str {
     match op {
         Op::Conv(_) => "a convolution",
         Op::Relu => "a ReLU of its own",
+        Op::Clamp { .. } => "a ReLU with an upper limit",
         Op::Add => "an addition",
         Op::Shortcut { .. } => "a shortcut",
         Op::MaxPool { .. } => "max pooling",

@@ -60,6 +60,14 @@ impl Quant {
         let zero = self.output_zero();
         Limits { zero, min: if relu { zero } else { min }, max }
     }
+
+    /// Zero point and limits with a fused ReLU whose results are at most `ceiling`.
+    pub(crate) fn capped(&self, limits: Limits, ceiling: Option<f32>) -> Limits {
+        let Some(ceiling) = ceiling else { return limits };
+        let top = f64::from(limits.zero) + (f64::from(ceiling) / self.output_scale()).round();
+        // A range that ends below the ceiling saturates first.
+        Limits { max: top.min(f64::from(limits.max)) as i16, ..limits }
+    }
 }
 
 /// Chooses the quantization of every value: its own calibrated range, or for a residual stream the range that spans all
@@ -112,6 +120,16 @@ mod tests {
         let q = Quant::of_range(0.0, 5.1, false);
         assert_eq!((q.zero, q.limits(true).min), (-128, -128));
         assert!((q.scale - 0.02).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_ceiling_is_met_and_never_widens() {
+        let q = Quant::of_range(0.0, 12.75, false);
+        assert_eq!(q.capped(q.limits(true), Some(6.0)).max, -128 + 120);
+        assert_eq!(q.capped(q.limits(true), Some(20.0)).max, 127);
+        assert_eq!(q.capped(q.limits(true), None), q.limits(true));
+        let wide = Quant::of_range(0.0, 12.75, true);
+        assert_eq!(wide.capped(wide.limits(true), Some(6.0)).max, wide.output_zero() + 120 * 256);
     }
 
     #[test]

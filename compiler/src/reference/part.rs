@@ -41,6 +41,7 @@ enum Source {
 enum Operation {
     Conv(PreparedConv),
     Relu,
+    Clamp { max: f32 },
     Add,
     Shortcut { stride: usize, before: usize, input: Shape },
     MaxPool { kernel: usize, stride: usize, padding: usize, input: Shape },
@@ -120,6 +121,22 @@ impl Step {
                 // A comparison and not `max`, which would turn NaN into zero and hide it.
                 result.iter_mut().for_each(|x| *x = if *x < 0.0 { 0.0 } else { *x });
             }
+            Operation::Clamp { max } => {
+                if !in_place {
+                    copy(operand(0), result);
+                }
+                // Comparisons let NaN through, as above.
+                let clamp = |x: f32| {
+                    if x < 0.0 {
+                        0.0
+                    } else if x > *max {
+                        *max
+                    } else {
+                        x
+                    }
+                };
+                result.iter_mut().for_each(|x| *x = clamp(*x));
+            }
             Operation::Add => {
                 if !in_place {
                     copy(operand(0), result);
@@ -162,7 +179,7 @@ impl Places {
         let mut operands = node.inputs.clone();
         let dying = |value: &ValueId| self.last_use[*value] == index;
         let reusable = match node.op {
-            Op::Relu => operands.iter().position(dying),
+            Op::Relu | Op::Clamp { .. } => operands.iter().position(dying),
             Op::Add if operands[0] != operands[1] => operands.iter().position(dying),
             _ => None,
         };
@@ -200,6 +217,10 @@ fn check(index: usize, node: &Node) -> Result<()> {
     match &node.op {
         Op::Conv(conv) => conv::check(name, conv),
         Op::Relu | Op::Add => Ok(()),
+        Op::Clamp { max } => {
+            ensure!(*max > 0.0 && max.is_finite(), "{name}: the upper limit {max} must be positive");
+            Ok(())
+        }
         Op::Shortcut { stride, .. } => {
             ensure!(*stride > 0, "{name}: stride 0");
             Ok(())
@@ -216,6 +237,7 @@ fn operation(node: &Node, input: Shape, output: Shape) -> Operation {
     match &node.op {
         Op::Conv(conv) => Operation::Conv(PreparedConv::new(conv, input, output)),
         Op::Relu => Operation::Relu,
+        Op::Clamp { max } => Operation::Clamp { max: *max },
         Op::Add => Operation::Add,
         Op::Shortcut { stride, before, .. } => Operation::Shortcut { stride: *stride, before: *before, input },
         Op::MaxPool { kernel, stride, padding } => {

@@ -34,6 +34,7 @@ fn naive_element(op: &Op, operands: &[&[f64]], input: Shape, [row, column, chann
     };
     match op {
         Op::Relu => x[same].max(0.0),
+        Op::Clamp { max } => x[same].max(0.0).min(f64::from(*max)),
         Op::Add => x[same] + operands[1][same],
         Op::Shortcut { stride, before, .. } => {
             let source = channel.checked_sub(*before).filter(|&c| c < input.channels);
