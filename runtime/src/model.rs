@@ -380,7 +380,7 @@ impl<'m> Model<'m> {
         if !(1..=15).contains(&s.kernel) || !(1..=8).contains(&s.stride) || s.padding >= s.kernel {
             return Err("window, stride or padding is out of range");
         }
-        if s.groups == 0 || s.in_c % s.groups > 0 || s.out_c % s.groups > 0 {
+        if s.groups == 0 || !s.in_c.is_multiple_of(s.groups) || !s.out_c.is_multiple_of(s.groups) {
             return Err("groups do not divide the channels");
         }
         let weights = s.taps() as u64 * u64::from(s.out_c);

@@ -207,9 +207,9 @@ impl Case {
             .collect();
         let mut out = r.bytes(8 * padded);
         out.extend((0..padded).map(|_| self.right_shift[0]));
-        for c in 0..folded.len() {
+        for (c, bias) in folded.iter().enumerate() {
             let at = kernels::param_at(shape, layout, c);
-            out[4 * at..][..4].copy_from_slice(&folded[c].to_le_bytes());
+            out[4 * at..][..4].copy_from_slice(&bias.to_le_bytes());
             out[4 * (padded + at)..][..4].copy_from_slice(&self.multiplier[c].to_le_bytes());
             out[8 * padded + at] = self.right_shift[c];
         }

@@ -60,7 +60,9 @@ impl Parts {
     /// Parts of `shape`, whose groups divide its channels.
     pub fn of(shape: &ConvShape) -> Self {
         let groups = shape.groups.max(1);
-        let fills = |merged: &u16| groups % merged == 0 && (shape.group_in() * usize::from(*merged)) % STEP == 0;
+        let fills = |merged: &u16| {
+            groups.is_multiple_of(*merged) && (shape.group_in() * usize::from(*merged)).is_multiple_of(STEP)
+        };
         // Where nothing fills whole steps, all groups are one part.
         let merged = if groups == 1 { 1 } else { (1..=groups.min(8)).find(fills).unwrap_or(groups) };
         let count = groups / merged;
