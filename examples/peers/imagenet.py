@@ -188,7 +188,7 @@ GOLDEN = [
 def golden(path):
     cases = []
     for kind, args in GOLDEN:
-        args = dict(args, layer3_output_dim=64, layer4_output_dim=64)
+        args = dict({"use_norm": True}, **args, layer3_output_dim=64, layer4_output_dim=64)
         size = args["num_classes"], args["num_experts"]
         with torch.no_grad():
             net = fill(Ride(kind, **args)).double()
@@ -251,7 +251,7 @@ def for_peers(net, out, images):
 
 def make(options):
     out, images = options.out, pictures(64, 224)
-    args = dict(num_classes=options.classes, num_experts=options.experts, reduce_dimension=True)
+    args = dict(num_classes=options.classes, num_experts=options.experts, reduce_dimension=True, use_norm=True)
     net = fill(Ride(options.arch, **args))
     with torch.no_grad():
         for norm in last_norms(net):
