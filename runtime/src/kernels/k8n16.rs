@@ -58,13 +58,17 @@ pub struct Parts {
 
 impl Parts {
     /// Parts of `shape`, whose groups divide its channels.
+    #[inline]
     pub fn of(shape: &ConvShape) -> Self {
-        let groups = shape.groups.max(1);
+        if shape.groups <= 1 { Parts { count: 1, shape: *shape } } else { Self::of_groups(shape, shape.groups) }
+    }
+
+    fn of_groups(shape: &ConvShape, groups: u16) -> Self {
         let fills = |merged: &u16| {
             groups.is_multiple_of(*merged) && (shape.group_in() * usize::from(*merged)).is_multiple_of(STEP)
         };
         // Where nothing fills whole steps, all groups are one part.
-        let merged = if groups == 1 { 1 } else { (1..=groups.min(8)).find(fills).unwrap_or(groups) };
+        let merged = (1..=groups.min(8)).find(fills).unwrap_or(groups);
         let count = groups / merged;
         let part = ConvShape { in_c: shape.in_c / count, out_c: shape.out_c / count, groups: 1, ..*shape };
         Parts { count: usize::from(count), shape: part }

@@ -430,6 +430,9 @@ fn pick(widths: &'static [Width], left: usize) -> &'static Width {
 
 /// Whether tiles can fill `pixels` exactly.
 fn fills(widths: &[Width], pixels: usize) -> bool {
+    if widths.iter().any(|w| pixels.is_multiple_of(w.pixels)) {
+        return true;
+    }
     // Bit n: n pixels can be filled. What is true of 64 more or fewer pixels is true of any width whose tiles divide 64,
     // and more is not needed to choose well.
     let pixels = if pixels > 127 { 64 + pixels % 64 } else { pixels };

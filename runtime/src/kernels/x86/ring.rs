@@ -121,8 +121,14 @@ impl Ring {
         if border == [0; 4] {
             return pixels.fill(0);
         }
-        for pixel in pixels.chunks_exact_mut(self.pixel) {
-            self.fill_pixel(pixel, border);
+        let Some(first) = pixels.get_mut(..self.pixel) else { return };
+        self.fill_pixel(first, border);
+        // Twice as many each time: single pixels are too small to be copied one by one.
+        let mut filled = self.pixel;
+        while filled < pixels.len() {
+            let count = filled.min(pixels.len() - filled);
+            pixels.copy_within(..count, filled);
+            filled += count;
         }
     }
 

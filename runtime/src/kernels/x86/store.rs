@@ -60,17 +60,20 @@ impl Channels {
     }
 }
 
-/// How outputs are stored: whether they are added to the residual, and whether they are wide.
+/// How outputs are stored: whether they are added to the residual, whether they are wide, and whether they or the
+/// residual are raw, which only wide ones can be.
 trait Form {
     const ACCUMULATE: bool;
     const WIDE: bool;
+    const RAW: bool;
 }
 
-struct To<const ACCUMULATE: bool, const WIDE: bool>;
+struct To<const ACCUMULATE: bool, const WIDE: bool, const RAW: bool>;
 
-impl<const ACCUMULATE: bool, const WIDE: bool> Form for To<ACCUMULATE, WIDE> {
+impl<const ACCUMULATE: bool, const WIDE: bool, const RAW: bool> Form for To<ACCUMULATE, WIDE, RAW> {
     const ACCUMULATE: bool = ACCUMULATE;
     const WIDE: bool = WIDE;
+    const RAW: bool = RAW;
 }
 
 /// Requantizes and stores all accumulators.
@@ -88,11 +91,13 @@ pub(super) unsafe fn finish<S: Simd, const MR: usize, const NB: usize, const TAI
             // In memory, where loops can get at it: the original stays in registers.
             return store_some::<S, MR, NB, TAIL>(t, black_box(&acc.copy()));
         }
-        match (t.row.accumulate, t.row.lo.is_null()) {
-            (false, true) => store_all::<S, To<false, false>, MR, NB, TAIL>(t, acc),
-            (false, false) => store_all::<S, To<false, true>, MR, NB, TAIL>(t, acc),
-            (true, true) => store_all::<S, To<true, false>, MR, NB, TAIL>(t, acc),
-            (true, false) => store_all::<S, To<true, true>, MR, NB, TAIL>(t, acc),
+        match (t.row.accumulate, t.row.lo.is_null(), t.row.raw) {
+            (false, true, _) => store_all::<S, To<false, false, false>, MR, NB, TAIL>(t, acc),
+            (false, false, false) => store_all::<S, To<false, true, false>, MR, NB, TAIL>(t, acc),
+            (false, false, true) => store_all::<S, To<false, true, true>, MR, NB, TAIL>(t, acc),
+            (true, true, _) => store_all::<S, To<true, false, false>, MR, NB, TAIL>(t, acc),
+            (true, false, false) => store_all::<S, To<true, true, false>, MR, NB, TAIL>(t, acc),
+            (true, false, true) => store_all::<S, To<true, true, true>, MR, NB, TAIL>(t, acc),
         }
     }
 }
@@ -201,7 +206,7 @@ unsafe fn tail_words<S: Simd, const MR: usize, const NB: usize>(
 unsafe fn add_wide_words<S: Simd, F: Form>(t: Tile<'_>, mut base: S::Lanes, mut words: S::Lanes) -> S::Lanes {
     // SAFETY: only the instruction set is asked for.
     unsafe {
-        if t.row.raw {
+        if F::RAW {
             if !F::ACCUMULATE {
                 return words;
             }
