@@ -67,9 +67,9 @@ fn describe(op: &Op) -> String {
 fn backend(model: Model<'_>, part: Option<&str>) -> Option<&'static Backend> {
     match part {
         None => kernels::best(model.layout()),
-        Some(part) => BACKENDS
-            .iter()
-            .find(|b| b.layout == model.layout() && b.isa.available() && b.conv.name.contains(part)),
+        Some(part) => {
+            BACKENDS.iter().find(|b| b.layout == model.layout() && b.isa.available() && b.conv.name.contains(part))
+        }
     }
 }
 

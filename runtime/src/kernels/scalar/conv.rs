@@ -1,7 +1,7 @@
-//! Portable convolutions over both weight layouts.
+//! Portable convolutions over all weight layouts.
 
 use crate::arith::{add_narrow, add_raw, add_wide, join, requantize, split};
-use crate::kernels::{ConvCall, Params, k8n16};
+use crate::kernels::{ConvCall, k4n2, k8n4, k8n16};
 use crate::op::ConvShape;
 
 /// One input pixel's channels of a window, or the border.
@@ -60,28 +60,63 @@ fn store(call: &mut ConvCall<'_>, at: usize, acc: i32, multiplier: i32, right_sh
     call.out_hi[at] ^= flip;
 }
 
+/// Brings the int8 window of output pixel `pixel` to the scratch memory, in OHWI order: the channels of one group.
+fn gather(call: &mut ConvCall<'_>, window: &Window<'_>, pixel: usize, group: usize) {
+    let shape = call.conv.shape;
+    let (kernel, channels) = (usize::from(shape.kernel), shape.group_in());
+    let place = (pixel / shape.out_w(), pixel % shape.out_w());
+    let mut to = call.scratch.iter_mut();
+    for tap in 0..kernel * kernel {
+        for (c, to) in to.by_ref().take(channels).enumerate() {
+            *to = window.at(place, (tap / kernel, tap % kernel), group * channels + c) as u8;
+        }
+    }
+}
+
+/// Product of bytes.
+fn dot(acc: i32, x: &[u8], w: &[u8]) -> i32 {
+    x.iter().zip(w).fold(acc, |acc, (&x, &w)| acc.wrapping_add(i32::from(x as i8) * i32::from(w as i8)))
+}
+
+/// Requantizes and stores the sum of channel `c` of output pixel `pixel`.
+fn store_channel(call: &mut ConvCall<'_>, pixel: usize, c: usize, acc: i32) {
+    let params = call.channel_params();
+    let (multiplier, right_shift) = (params.multiplier(c), params.right_shift[c]);
+    store(call, pixel * usize::from(call.conv.shape.out_c) + c, acc, multiplier, right_shift);
+}
+
 /// [`crate::op::Layout::Ohwi`].
 pub fn ohwi(call: &mut ConvCall<'_>) {
     let shape = call.conv.shape;
-    let (kernel, out_c) = (usize::from(shape.kernel), usize::from(shape.out_c));
-    let (channels, group_out) = (shape.group_in(), shape.group_out());
+    let (taps, group_out) = (shape.taps(), shape.group_out());
     let window = window(call);
-    let weights = call.weights;
     for pixel in 0..shape.out_h() * shape.out_w() {
-        let place = (pixel / shape.out_w(), pixel % shape.out_w());
-        for c in 0..out_c {
-            let params = Params::new(call.params, out_c);
-            let (multiplier, right_shift) = (params.multiplier(c), params.right_shift[c]);
-            let mut acc = params.bias(c);
-            let mut taps = weights[c * shape.taps()..].iter();
-            let first = c / group_out * channels;
-            for tap in 0..kernel * kernel {
-                for (i, &w) in taps.by_ref().take(channels).enumerate() {
-                    let x = window.at(place, (tap / kernel, tap % kernel), first + i);
-                    acc = acc.wrapping_add(i32::from(x) * i32::from(w as i8));
-                }
+        for group in 0..usize::from(shape.groups) {
+            gather(call, &window, pixel, group);
+            let rows = call.weights.chunks_exact(taps).enumerate().skip(group * group_out).take(group_out);
+            for (c, row) in rows {
+                let acc = dot(call.channel_params().bias(c), &call.scratch[..taps], row);
+                store_channel(call, pixel, c, acc);
             }
-            store(call, pixel * out_c + c, acc, multiplier, right_shift);
+        }
+    }
+}
+
+/// [`crate::op::Layout::K4N2`].
+pub fn k4n2(call: &mut ConvCall<'_>) {
+    let shape = call.conv.shape;
+    let (taps, padded, group_out) = (shape.taps(), k4n2::padded_taps(&shape), shape.group_out());
+    let window = window(call);
+    for pixel in 0..shape.out_h() * shape.out_w() {
+        for group in 0..usize::from(shape.groups) {
+            gather(call, &window, pixel, group);
+            call.scratch[taps..padded].fill(0);
+            for c in group * group_out..(group + 1) * group_out {
+                let steps = call.weights[k4n2::weight_at(&shape, c, 0)..].chunks(2 * k4n2::STEP);
+                let steps = steps.zip(call.scratch[..padded].chunks_exact(k4n2::STEP));
+                let acc = steps.fold(call.channel_params().bias(c), |acc, (w, x)| dot(acc, x, w));
+                store_channel(call, pixel, c, acc);
+            }
         }
     }
 }
@@ -181,4 +216,32 @@ fn store_block(call: &mut ConvCall<'_>, part: &Part, (pixel, first): (usize, usi
         let (multiplier, right_shift) = (params.multiplier(at), params.right_shift[at]);
         store(call, pixel * out_c + part.number * part_out + first + n, acc, multiplier, right_shift);
     }
+}
+
+/// [`crate::op::Layout::K8N4`].
+pub fn k8n4(call: &mut ConvCall<'_>) {
+    let shape = call.conv.shape;
+    let window = window(call);
+    for pixel in 0..shape.out_h() * shape.out_w() {
+        for c in 0..usize::from(shape.out_c) {
+            let acc = channel_sum(call, &window, pixel, c);
+            store_channel(call, pixel, c, acc);
+        }
+    }
+}
+
+/// The sum of channel `c` in [`crate::op::Layout::K8N4`].
+fn channel_sum(call: &ConvCall<'_>, window: &Window<'_>, pixel: usize, c: usize) -> i32 {
+    let shape = call.conv.shape;
+    let place = (pixel / shape.out_w(), pixel % shape.out_w());
+    let first = c / shape.group_out() * shape.group_in();
+    let mut acc = call.channel_params().bias(c);
+    for s in 0..k8n4::steps(&shape) {
+        for k in 0..k8n4::STEP {
+            let Some((row, column, channel)) = k8n4::tap(&shape, s, k) else { continue };
+            let x = i32::from(window.at(place, (row, column), first + channel));
+            acc = acc.wrapping_add(x * i32::from(call.weights[k8n4::weight_at(&shape, c, s, k)] as i8));
+        }
+    }
+    acc
 }
