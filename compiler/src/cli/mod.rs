@@ -5,6 +5,7 @@ mod budget;
 mod build;
 mod calibrate;
 mod completions;
+mod devices;
 mod exit;
 mod inputs;
 mod inspect;
