@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -17,22 +18,32 @@ fn succeeds(arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// An artifact, what `bench --json` says about it on this machine, and what a board might say.
+/// An artifact, what `bench --json` says about it on this machine, what a board might say, and a folder for reports.
 struct Lab {
     folder: TempDir,
-    artifact: PathBuf,
+    artifact: &'static Path,
     host: Value,
     board: Value,
 }
 
-impl Lab {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let artifact = folder.path().join("a.ride");
+/// The artifact, and the report of this machine.
+fn shared() -> &'static (PathBuf, Value) {
+    static SHARED: OnceLock<(PathBuf, Value)> = OnceLock::new();
+    SHARED.get_or_init(|| {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("devices-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let artifact = folder.join("a.ride");
         let model = format!("{}/../examples/models/ride-resnet32-cifar100lt", env!("CARGO_MANIFEST_DIR"));
         succeeds(&["build", &model, "--target", "cortex-m4", "-o", artifact.to_str().unwrap(), "--quiet"]);
         let host = succeeds(&["bench", artifact.to_str().unwrap(), "--seconds", "0.1", "--json"]);
-        let host: Value = serde_json::from_str(&host).unwrap();
+        (artifact, serde_json::from_str(&host).unwrap())
+    })
+}
+
+impl Lab {
+    fn new() -> Self {
+        let (artifact, host) = shared();
+        let (folder, host) = (tempfile::tempdir().unwrap(), host.clone());
         let mut board = host.clone();
         board["cpu"] = json!("an386");
         board["images"] = json!("embedded");

@@ -18,7 +18,7 @@ fn model() -> String {
 
 fn build(target: &str, output: &Path, more: &[&str]) -> Output {
     let model = model();
-    let arguments = ["build", &model, "--target", target, "-o", output.to_str().unwrap()];
+    let arguments = ["build", &model, "--quiet", "--target", target, "-o", output.to_str().unwrap()];
     let mut command = Command::new(env!("CARGO_BIN_EXE_ride-compile"));
     command.args(arguments).args(more).stdin(Stdio::null()).output().unwrap()
 }
@@ -200,12 +200,12 @@ fn a_limit_on_latency_uses_the_targets_model_and_the_clock() {
     assert_eq!(names(folder.path()), ["board.toml"]);
 }
 
-/// The RAM that firmware needs besides its stack, for every microcontroller.
+/// The RAM that firmware needs besides its stack, for cores without vectors, with DSP and with Helium.
 #[test]
 fn the_model_fits_the_memory_of_a_microcontroller() {
     let folder = tempfile::tempdir().unwrap();
     let budget = format!("ram={RAM}");
-    for target in ["cortex-m0plus", "cortex-m3", "cortex-m4", "cortex-m7", "cortex-m33", "cortex-m55"] {
+    for target in ["cortex-m0plus", "cortex-m4", "cortex-m55"] {
         let path: PathBuf = folder.path().join(format!("{target}.ride"));
         let report = builds(target, &path, &["--budget", &budget]);
         let bytes = AlignedBytes::copy_of(&fs::read(&path).unwrap());
