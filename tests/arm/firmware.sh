@@ -105,7 +105,8 @@ artifact armv7
 export CARGO_TARGET_DIR=$out/linux
 linux() { # NAME TARGET TRIPLE EMULATOR...
     cargo build --release --locked -q -p ride-example-device --target "$3"
-    "${@:4}" "$CARGO_TARGET_DIR/$3/release/ride-example-device" "$out/models/$2.ride" --rounds 1 > "$out/reports/$1.json"
+    "${@:4}" "$CARGO_TARGET_DIR/$3/release/ride-example-device" "$out/models/$2.ride" --rounds 1 --name "$1" \
+        > "$out/reports/$1.json"
     same "$1" "$2"
 }
 linux cortex-a53 aarch64 aarch64-unknown-linux-gnu qemu-aarch64 -cpu cortex-a53 -L /usr/aarch64-linux-gnu
