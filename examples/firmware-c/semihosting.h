@@ -6,6 +6,6 @@
 
 void semihosting_write(const char *text, size_t bytes);
 /* Ends the program; where nobody listens, waits for ever. */
-_Noreturn void semihosting_exit(int code);
+__attribute__((noreturn)) void semihosting_exit(int code);
 
 #endif

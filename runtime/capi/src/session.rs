@@ -271,7 +271,8 @@ pub unsafe extern "C" fn ride_classify_profiled(
 }
 
 /// Runs the artifact's golden vectors and compares every bit of the results and every route. `image` is memory for one
-/// image, which is overwritten. `vectors` (or null) becomes the number of vectors that were right.
+/// image, which is overwritten. `vectors` (or null) becomes the number of vectors that were right, also where the next one
+/// was not.
 ///
 /// # Safety
 /// As [`crate::ride_model_open`].

@@ -74,45 +74,70 @@ pub struct Detail {
     pub index: usize,
 }
 
-/// Names and words of all statuses.
-static WORDS: [(Status, &CStr, &CStr); 21] = [
-    (Status::Ok, c"RIDE_STATUS_OK", c"done"),
-    (Status::NullPointer, c"RIDE_STATUS_NULL_POINTER", c"a pointer is null that must not be"),
-    (Status::Misaligned, c"RIDE_STATUS_MISALIGNED", c"a pointer is not aligned"),
-    (Status::InvalidLength, c"RIDE_STATUS_INVALID_LENGTH", c"more bytes than there are addresses behind the pointer"),
-    (Status::Overlap, c"RIDE_STATUS_OVERLAP", c"buffers overlap that must not"),
-    (Status::NotInitialised, c"RIDE_STATUS_NOT_INITIALISED", c"no model or session has been made at this address"),
-    (Status::Busy, c"RIDE_STATUS_BUSY", c"the session is in use"),
-    (Status::OutOfRange, c"RIDE_STATUS_OUT_OF_RANGE", c"a number is out of its range"),
-    (Status::Truncated, c"RIDE_STATUS_TRUNCATED", c"the artifact is cut off: hand over all of its bytes"),
-    (Status::NotAnArtifact, c"RIDE_STATUS_NOT_AN_ARTIFACT", c"the bytes are not a RIDE artifact"),
-    (Status::Version, c"RIDE_STATUS_VERSION", c"the artifact has another format version: build it with the matching ride-compile"),
-    (Status::Checksum, c"RIDE_STATUS_CHECKSUM", c"the artifact is damaged: a checksum does not match"),
-    (Status::Invalid, c"RIDE_STATUS_INVALID", c"the artifact contradicts itself"),
-    (Status::NoKernel, c"RIDE_STATUS_NO_KERNEL", c"no kernel of this build reads the artifact: build the library with its target's features"),
-    (Status::ArenaTooSmall, c"RIDE_STATUS_ARENA_TOO_SMALL", c"the arena is too small: ride_info.arena_bytes are needed"),
-    (Status::ArenaMisaligned, c"RIDE_STATUS_ARENA_MISALIGNED", c"the arena must start at a multiple of RIDE_ALIGN bytes"),
-    (Status::ImageLength, c"RIDE_STATUS_IMAGE_LENGTH", c"an image must have ride_info.image_bytes bytes"),
-    (Status::Experts, c"RIDE_STATUS_EXPERTS", c"experts must be between 1 and ride_info.experts"),
-    (Status::NoRouter, c"RIDE_STATUS_NO_ROUTER", c"the artifact has no routers: run a fixed number of experts"),
-    (Status::OutOfOrder, c"RIDE_STATUS_OUT_OF_ORDER", c"step out of order: start a sample first; after the last expert there is none"),
-    (Status::SelfTest, c"RIDE_STATUS_SELF_TEST", c"self-test failed: this machine gives other results than the artifact says"),
+/// Names of all statuses. Names and texts are two tables, so that firmware links what it uses.
+static NAMES: [(Status, &CStr); 21] = [
+    (Status::Ok, c"RIDE_STATUS_OK"),
+    (Status::NullPointer, c"RIDE_STATUS_NULL_POINTER"),
+    (Status::Misaligned, c"RIDE_STATUS_MISALIGNED"),
+    (Status::InvalidLength, c"RIDE_STATUS_INVALID_LENGTH"),
+    (Status::Overlap, c"RIDE_STATUS_OVERLAP"),
+    (Status::NotInitialised, c"RIDE_STATUS_NOT_INITIALISED"),
+    (Status::Busy, c"RIDE_STATUS_BUSY"),
+    (Status::OutOfRange, c"RIDE_STATUS_OUT_OF_RANGE"),
+    (Status::Truncated, c"RIDE_STATUS_TRUNCATED"),
+    (Status::NotAnArtifact, c"RIDE_STATUS_NOT_AN_ARTIFACT"),
+    (Status::Version, c"RIDE_STATUS_VERSION"),
+    (Status::Checksum, c"RIDE_STATUS_CHECKSUM"),
+    (Status::Invalid, c"RIDE_STATUS_INVALID"),
+    (Status::NoKernel, c"RIDE_STATUS_NO_KERNEL"),
+    (Status::ArenaTooSmall, c"RIDE_STATUS_ARENA_TOO_SMALL"),
+    (Status::ArenaMisaligned, c"RIDE_STATUS_ARENA_MISALIGNED"),
+    (Status::ImageLength, c"RIDE_STATUS_IMAGE_LENGTH"),
+    (Status::Experts, c"RIDE_STATUS_EXPERTS"),
+    (Status::NoRouter, c"RIDE_STATUS_NO_ROUTER"),
+    (Status::OutOfOrder, c"RIDE_STATUS_OUT_OF_ORDER"),
+    (Status::SelfTest, c"RIDE_STATUS_SELF_TEST"),
 ];
 
-fn words(status: i32) -> Option<&'static (Status, &'static CStr, &'static CStr)> {
-    WORDS.iter().find(|w| w.0 as i32 == status)
+/// What they mean.
+static TEXTS: [(Status, &CStr); 21] = [
+    (Status::Ok, c"done"),
+    (Status::NullPointer, c"a pointer is null that must not be"),
+    (Status::Misaligned, c"a pointer is not aligned"),
+    (Status::InvalidLength, c"more bytes than there are addresses behind the pointer"),
+    (Status::Overlap, c"buffers overlap that must not"),
+    (Status::NotInitialised, c"no model or session has been made at this address"),
+    (Status::Busy, c"the session is in use"),
+    (Status::OutOfRange, c"a number is out of its range"),
+    (Status::Truncated, c"the artifact is cut off: hand over all of its bytes"),
+    (Status::NotAnArtifact, c"the bytes are not a RIDE artifact"),
+    (Status::Version, c"the artifact has another format version: build it with the matching ride-compile"),
+    (Status::Checksum, c"the artifact is damaged: a checksum does not match"),
+    (Status::Invalid, c"the artifact contradicts itself"),
+    (Status::NoKernel, c"no kernel of this build reads the artifact: build the library with its target's features"),
+    (Status::ArenaTooSmall, c"the arena is too small: ride_info.arena_bytes are needed"),
+    (Status::ArenaMisaligned, c"the arena must start at a multiple of RIDE_ALIGN bytes"),
+    (Status::ImageLength, c"an image must have ride_info.image_bytes bytes"),
+    (Status::Experts, c"experts must be between 1 and ride_info.experts"),
+    (Status::NoRouter, c"the artifact has no routers: run a fixed number of experts"),
+    (Status::OutOfOrder, c"step out of order: start a sample first; after the last expert there is none"),
+    (Status::SelfTest, c"self-test failed: this machine gives other results than the artifact says"),
+];
+
+fn find(table: &'static [(Status, &'static CStr)], status: i32) -> *const c_char {
+    table.iter().find(|entry| entry.0 as i32 == status).map_or(c"unknown status", |entry| entry.1).as_ptr()
 }
 
 /// Name of a status as this header writes it, ended by a zero; of any other number `"unknown status"`.
 #[unsafe(no_mangle)]
 pub extern "C" fn ride_status_name(status: i32) -> *const c_char {
-    words(status).map_or(c"unknown status", |w| w.1).as_ptr()
+    find(&NAMES, status)
 }
 
 /// What a status means, in words for a log, ended by a zero.
 #[unsafe(no_mangle)]
 pub extern "C" fn ride_status_text(status: i32) -> *const c_char {
-    words(status).map_or(c"unknown status", |w| w.2).as_ptr()
+    find(&TEXTS, status)
 }
 
 impl From<Error> for Status {
