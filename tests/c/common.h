@@ -13,10 +13,13 @@ typedef struct file {
     size_t length;
 } file;
 
-/* Memory at a multiple of RIDE_ALIGN, plus `shift`; never freed. */
+/*
+ * Memory at a multiple of RIDE_ALIGN, plus `shift`; never freed. Cleared, because kernels multiply what lies between rows
+ * of an arena by zero weights, which tools that follow uninitialised memory take for a use.
+ */
 static uint8_t *aligned(size_t bytes, size_t shift)
 {
-    uint8_t *memory = (uint8_t *)malloc(bytes + shift + RIDE_ALIGN);
+    uint8_t *memory = (uint8_t *)calloc(bytes + shift + RIDE_ALIGN, 1);
     if (memory == NULL)
         exit(9);
     return memory + (RIDE_ALIGN - (uintptr_t)memory % RIDE_ALIGN) + shift;

@@ -10,7 +10,7 @@
  * artifact). Images: none. Structures: as C aligns them.
  *
  * Errors. Every function that can fail returns a `ride_status`; 0 is success, numbers keep their meaning. A function that
- * fails leaves its results unwritten, and a model or session that could not be made cannot be used. Null and misaligned
+ * fails leaves its results unwritten unless it says otherwise, and a model or session that could not be made cannot be used. Null and misaligned
  * pointers, memory that never was a model or session, copied sessions and buffers that overlap are refused. No function
  * can know whether a pointer points to as many bytes as the caller says, or whether a session's artifact or arena has been
  * freed: that is undefined, as with any C function.
@@ -351,7 +351,8 @@ typedef struct ride_kernels {
  * ride_info.arena_bytes bytes (or more, which stay untouched) at a multiple of RIDE_ALIGN, initialised to anything; it
  * is the session's as long as that is used. model may be forgotten afterwards, the artifact may not.
  *
- * detail (or null) is told more about a failure.
+ * What *session held before is not looked at: it must not be a session that is in the middle of a call. detail (or null)
+ * is told more about a failure.
  */
 ride_status ride_session_init(
     ride_session *session,
@@ -385,7 +386,8 @@ ride_status ride_classify_profiled(
 
 /*
  * Runs the artifact's golden vectors and compares every bit of the results and every route. image is memory for one
- * image, which is overwritten. vectors (or null) becomes the number of vectors that were right.
+ * image, which is overwritten. vectors (or null) becomes the number of vectors that were right, also where the next one
+ * was not.
  */
 ride_status ride_self_test(ride_session *session, uint8_t *image, size_t image_bytes, uint32_t *vectors);
 

@@ -12,7 +12,9 @@
 //!
 //! # Conventions of the header
 //!
+//! ```text
 #![doc = include_str!("../conventions.txt")]
+//! ```
 #![cfg_attr(target_os = "none", no_std)]
 
 mod classes;

@@ -160,7 +160,8 @@ pub(crate) fn outcome(session: &Session<'_, '_>) -> Result<Outcome, Status> {
 /// `ride_info.arena_bytes` bytes (or more, which stay untouched) at a multiple of `RIDE_ALIGN`, initialised to anything; it
 /// is the session's as long as that is used. `model` may be forgotten afterwards, the artifact may not.
 ///
-/// `detail` (or null) is told more about a failure.
+/// What `*session` held before is not looked at: it must not be a session that is in the middle of a call. `detail` (or null)
+/// is told more about a failure.
 ///
 /// # Safety
 /// As [`crate::ride_model_open`].

@@ -9,14 +9,13 @@ use std::fs;
 use std::path::Path;
 
 /// The sources, in the order of the header: what is used stands before its users.
-const SOURCES: [&str; 9] =
-    ["lib", "memory", "status", "model", "classes", "policy", "profile", "session", "steps"];
+const SOURCES: [&str; 9] = ["lib", "memory", "status", "model", "classes", "policy", "profile", "session", "steps"];
 
 /// Longest line of a prototype.
 const COLUMNS: usize = 110;
 
 /// The header of the crate in folder `root`.
-pub fn generate(root: &Path) -> String {
+pub(crate) fn generate(root: &Path) -> String {
     let read = |path: &str| fs::read_to_string(root.join(path)).unwrap_or_else(|e| panic!("{path}: {e}"));
     let mut out = String::from("/*\n");
     for line in read("conventions.txt").lines() {
@@ -65,7 +64,11 @@ impl<'a> Lines<'a> {
         assert!(!docs.is_empty(), "an item without documentation before {:?}", self.rest.front());
         let text = docs.join(&format!("\n{indent} * ")).replace(" \n", "\n").replace('`', "");
         assert!(!text.contains("[") && !text.contains("::"), "not for readers of C: {text}");
-        if docs.len() == 1 { format!("{indent}/* {text} */\n") } else { format!("{indent}/*\n{indent} * {text}\n{indent} */\n") }
+        if docs.len() == 1 {
+            format!("{indent}/* {text} */\n")
+        } else {
+            format!("{indent}/*\n{indent} * {text}\n{indent} */\n")
+        }
     }
 }
 
