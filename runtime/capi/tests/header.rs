@@ -59,3 +59,26 @@ fn header_compiles_alone_and_twice() {
         }
     }
 }
+
+/// The name of every status in the header, and only of those.
+#[test]
+fn statuses_have_their_names() {
+    let header = fs::read_to_string(root().join("include/ride.h")).expect("ride.h");
+    let entries = header.lines().filter_map(|line| line.trim().strip_prefix("RIDE_STATUS_")?.split_once(" = "));
+    let mut numbers = Vec::new();
+    for (name, number) in entries {
+        let number: i32 = number.trim_end_matches(',').parse().expect("a number");
+        assert_eq!(text(ride_capi::ride_status_name(number)), format!("RIDE_STATUS_{name}"));
+        assert_ne!(text(ride_capi::ride_status_text(number)), "unknown status", "{name}");
+        numbers.push(number);
+    }
+    assert_eq!(numbers.len(), 21);
+    for other in (-70..70).filter(|n| !numbers.contains(n)) {
+        assert_eq!(text(ride_capi::ride_status_name(other)), "unknown status");
+    }
+}
+
+fn text(pointer: *const std::ffi::c_char) -> &'static str {
+    // SAFETY: names are constants that end with a zero.
+    unsafe { std::ffi::CStr::from_ptr(pointer) }.to_str().expect("ASCII")
+}
