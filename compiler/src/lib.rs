@@ -6,6 +6,7 @@ pub mod budget;
 pub mod calibration;
 pub mod checkpoint;
 pub mod description;
+pub mod device;
 pub mod emit;
 pub mod import;
 pub mod inspect;

@@ -78,8 +78,8 @@ measure() { # CORE TARGET [REPORT]
 board() { # CORE BOARD MACHINE LIMIT(KiB of code)
     artifact "$1"
     build "$1" "$1" "$2"
-    timeout 120 qemu-system-arm -M "$3" -nographic -monitor none -serial none -icount shift=0 \
-        -semihosting-config enable=on,target=native -kernel "$elf/ride-firmware" > "$out/reports/$1.json" ||
+    timeout 120 qemu-system-arm -M "$3" -display none -monitor none -serial none -icount shift=0 \
+        -chardev stdio,id=report -semihosting-config enable=on,target=native,chardev=report -kernel "$elf/ride-firmware" > "$out/reports/$1.json" ||
         { cat "$out/reports/$1.json" >&2; fail "$1: the firmware failed on $3"; }
     grep -q '"counts": "instructions"' "$out/reports/$1.json" || fail "$1: instructions were not counted"
     same "$1" "$1"
@@ -105,7 +105,8 @@ artifact armv7
 export CARGO_TARGET_DIR=$out/linux
 linux() { # NAME TARGET TRIPLE EMULATOR...
     cargo build --release --locked -q -p ride-example-device --target "$3"
-    "${@:4}" "$CARGO_TARGET_DIR/$3/release/ride-example-device" "$out/models/$2.ride" --rounds 1 > "$out/reports/$1.json"
+    "${@:4}" "$CARGO_TARGET_DIR/$3/release/ride-example-device" "$out/models/$2.ride" --rounds 1 --name "$1" \
+        > "$out/reports/$1.json"
     same "$1" "$2"
 }
 linux cortex-a53 aarch64 aarch64-unknown-linux-gnu qemu-aarch64 -cpu cortex-a53 -L /usr/aarch64-linux-gnu

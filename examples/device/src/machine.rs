@@ -40,7 +40,9 @@ impl Machine for Linux {
 pub(crate) fn cpu() -> String {
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let field = |name: &str| {
-        info.lines().find_map(|line| line.strip_prefix(name)?.trim_start().strip_prefix(':')).map(|v| v.trim().to_owned())
+        info.lines()
+            .find_map(|line| line.strip_prefix(name)?.trim_start().strip_prefix(':'))
+            .map(|v| v.trim().to_owned())
     };
     let arch = std::env::consts::ARCH;
     match (field("model name"), field("CPU implementer"), field("CPU part")) {

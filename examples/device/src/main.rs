@@ -58,7 +58,7 @@ fn report(model: Model<'_>, arguments: &Arguments) -> Result<(), String> {
     let mut pixels = vec![0; model.input_len()];
     let mut samples = vec![0; (images.len() / model.input_len()).saturating_mul(arguments.rounds).min(MAX_SAMPLES)];
     let mut machine = Linux::new();
-    let cpu = machine::cpu();
+    let cpu = arguments.name.clone().unwrap_or_else(machine::cpu);
     let setup = Setup {
         cpu: &cpu,
         timer: machine::TIMER,

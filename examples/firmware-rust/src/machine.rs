@@ -1,5 +1,6 @@
 //! The clock: the cycle counter where the core has one that runs, SysTick otherwise.
 
+use core::arch::asm;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use cortex_m::peripheral::syst::SystClkSource;
@@ -65,8 +66,8 @@ impl Board {
     /// Whether a loop of known length takes a nanosecond for each of its instructions: QEMU runs with `-icount shift=0`.
     fn counts_instructions(&self) -> bool {
         let start = self.systick();
-        // Two instructions in each of half as many rounds.
-        cortex_m::asm::delay(PROBE);
+        // SAFETY: registers and flags only.
+        unsafe { asm!("2:", "subs {n}, #1", "bne 2b", n = inout(reg) PROBE / 2 => _, options(nomem, nostack)) };
         let took = self.systick().wrapping_sub(start);
         took.abs_diff(u64::from(PROBE)) < u64::from(PROBE / 64)
     }
@@ -77,7 +78,9 @@ impl Board {
             let wraps = WRAPS.load(Ordering::Relaxed);
             let count = SYST::get_current();
             if wraps == WRAPS.load(Ordering::Relaxed) {
-                let ticks = u64::from(wraps) * u64::from(SYSTICK_PERIOD) + u64::from(SYSTICK_PERIOD - 1 - count);
+                // It counts from the period's last value down to 0, where the exception comes.
+                let since = (SYSTICK_PERIOD - count) % SYSTICK_PERIOD;
+                let ticks = u64::from(wraps) * u64::from(SYSTICK_PERIOD) + u64::from(since);
                 return if board::EMULATED {
                     ticks * (EMULATED_PER_SECOND / u64::from(board::CLOCK_HZ))
                 } else {

@@ -31,9 +31,9 @@ pub trait Machine {
     fn now(&mut self) -> u64;
     /// Takes the next piece of the report.
     fn write(&mut self, text: &str);
-    /// Called before the inference whose need of stack is to be measured.
+    /// Called before the inferences, with all experts and all routers, whose need of stack is to be measured.
     fn before_stack(&mut self) {}
-    /// Called after it: bytes of stack that it took, if the machine can tell.
+    /// Called after them: bytes of stack that it took, if the machine can tell.
     fn stack_bytes(&mut self) -> Option<u64> {
         None
     }
@@ -79,8 +79,13 @@ pub fn run<M: Machine>(
     if setup.images.is_empty() || setup.images.chunks(needed.max(1)).any(|image| image.len() != needed) {
         return Err(Error::InputLength { needed, found: setup.images.len() });
     }
+    let image = setup.images.get(..needed).unwrap_or_default();
     machine.before_stack();
-    session.classify(setup.images.get(..needed).unwrap_or_default(), Policy::All)?;
+    session.classify(image, Policy::All)?;
+    if model.routed() {
+        // Every router says yes, so all of them run too.
+        session.classify(image, Policy::Threshold(f32::NEG_INFINITY))?;
+    }
     let stack = machine.stack_bytes();
 
     let mut json = Json::new(|text: &str| machine.write(text));
@@ -105,7 +110,6 @@ pub fn run<M: Machine>(
         None => json.null("stack_bytes"),
     }
     json.number("golden_vectors", vectors as u64);
-    drop(json);
     answers(machine, session, setup)?;
     rows(machine, session, memory.samples, setup)?;
     routed(machine, session, memory.samples, setup)?;

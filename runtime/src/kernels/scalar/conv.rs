@@ -1,6 +1,6 @@
 //! Portable convolutions over all weight layouts.
 
-use crate::arith::{add_narrow, add_wide, join, requantize, split};
+use crate::arith::{add_narrow, add_raw, add_wide, join, requantize, split};
 use crate::kernels::{ConvCall, k4n2, k8n4, k8n16};
 use crate::op::ConvShape;
 
@@ -44,8 +44,14 @@ fn store(call: &mut ConvCall<'_>, at: usize, acc: i32, multiplier: i32, right_sh
     match call.out_lo.get_mut(at) {
         Some(lo) => {
             let base = if accumulate { join(*hi ^ flip, *lo) } else { limits.zero };
-            (*hi, *lo) = split(add_wide(base, value).max(limits.min).min(limits.max));
+            let sum = match (call.conv.raw, accumulate) {
+                (true, true) => add_raw(limits.zero, base, value),
+                (true, false) => value,
+                (false, _) => add_wide(base, value),
+            };
+            (*hi, *lo) = split(sum.max(limits.min).min(limits.max));
         }
+        // Raw values are always wide.
         None => {
             let base = if accumulate { i16::from((*hi ^ flip) as i8) } else { limits.zero };
             *hi = add_narrow(base, value).max(limits.min).min(limits.max) as u8;
@@ -54,15 +60,15 @@ fn store(call: &mut ConvCall<'_>, at: usize, acc: i32, multiplier: i32, right_sh
     *hi ^= flip;
 }
 
-/// Brings the int8 window of the output pixel at `place` to the scratch memory, in OHWI order.
-fn gather(call: &mut ConvCall<'_>, window: &Window<'_>, place: (usize, usize)) {
+/// Brings the int8 window of the output pixel at `place` to the scratch memory, in OHWI order: the channels of one group.
+fn gather(call: &mut ConvCall<'_>, window: &Window<'_>, place: (usize, usize), group: usize) {
     let shape = call.conv.shape;
-    let (kernel, channels) = (usize::from(shape.kernel), usize::from(shape.in_c));
+    let (kernel, channels) = (usize::from(shape.kernel), shape.group_in());
     let mut to = call.scratch.iter_mut();
     for row in 0..kernel {
         for column in 0..kernel {
             for (c, to) in to.by_ref().take(channels).enumerate() {
-                *to = window.at(place, (row, column), c) as u8;
+                *to = window.at(place, (row, column), group * channels + c) as u8;
             }
         }
     }
@@ -73,89 +79,122 @@ fn dot(acc: i32, x: &[u8], w: &[u8]) -> i32 {
     x.iter().zip(w).fold(acc, |acc, (&x, &w)| acc.wrapping_add(i32::from(x as i8) * i32::from(w as i8)))
 }
 
-/// [`crate::op::Layout::Ohwi`]. Firmware links this one: no path to a panic.
-pub fn ohwi(call: &mut ConvCall<'_>) {
-    let shape = call.conv.shape;
-    let (taps, out_c) = (shape.taps(), usize::from(shape.out_c));
-    let window = window(call);
-    let mut at = 0;
-    for y in 0..shape.out_h() {
-        for x in 0..shape.out_w() {
-            gather(call, &window, (y, x));
-            // No shape has windows without taps; saying so keeps the panic of `chunks_exact` out.
-            for (c, row) in call.weights.chunks_exact(taps.max(1)).take(out_c).enumerate() {
-                let params = call.channel_params();
-                let acc = dot(params.bias(c), call.scratch.get(..taps).unwrap_or_default(), row);
-                store(call, at + c, acc, params.multiplier(c), params.right_shift(c));
-            }
-            at += out_c;
+/// Requantizes and stores the sum of channel `c` of output pixel `pixel`.
+fn store_channel(call: &mut ConvCall<'_>, pixel: usize, c: usize, acc: i32) {
+    let params = call.channel_params();
+    let (multiplier, right_shift) = (params.multiplier(c), params.right_shift(c));
+    store(call, pixel * usize::from(call.conv.shape.out_c) + c, acc, multiplier, right_shift);
+}
+
+/// Calls `f` with every output pixel's number and place, and every group.
+fn for_groups(shape: ConvShape, mut f: impl FnMut(usize, (usize, usize), usize)) {
+    let (rows, columns) = (shape.out_h(), shape.out_w());
+    for place in (0..rows).flat_map(|y| (0..columns).map(move |x| (y, x))) {
+        for group in 0..usize::from(shape.groups) {
+            f(place.0 * columns + place.1, place, group);
         }
     }
 }
 
-/// [`crate::op::Layout::K4N2`].
+/// [`crate::op::Layout::Ohwi`]. Firmware links this one: no path to a panic.
+pub fn ohwi(call: &mut ConvCall<'_>) {
+    let shape = call.conv.shape;
+    let (taps, group_out) = (shape.taps(), shape.group_out());
+    let window = window(call);
+    for_groups(shape, |pixel, place, group| {
+        gather(call, &window, place, group);
+        // No shape has windows without taps; saying so keeps the panic of `chunks_exact` out.
+        let rows = call.weights.chunks_exact(taps.max(1)).enumerate().skip(group * group_out).take(group_out);
+        for (c, row) in rows {
+            let acc = dot(call.channel_params().bias(c), call.scratch.get(..taps).unwrap_or_default(), row);
+            store_channel(call, pixel, c, acc);
+        }
+    });
+}
+
+/// [`crate::op::Layout::K4N2`]. Firmware links this one as well, for groups.
 pub fn k4n2(call: &mut ConvCall<'_>) {
     let shape = call.conv.shape;
-    let (taps, padded, out_c) = (shape.taps(), k4n2::padded_taps(&shape), usize::from(shape.out_c));
+    let (taps, padded, group_out) = (shape.taps(), k4n2::padded_taps(&shape), shape.group_out());
     let window = window(call);
-    for pixel in 0..shape.out_h() * shape.out_w() {
-        gather(call, &window, (pixel / shape.out_w(), pixel % shape.out_w()));
-        call.scratch[taps..padded].fill(0);
-        for (pair, steps) in call.weights.chunks_exact(2 * padded).enumerate() {
-            let params = call.channel_params();
-            let mut acc = [params.bias(2 * pair), params.bias(2 * pair + 1)];
-            let steps = steps.as_chunks::<{ 2 * k4n2::STEP }>().0;
-            for (w, x) in steps.iter().zip(call.scratch.as_chunks::<{ k4n2::STEP }>().0) {
-                let (first, second) = w.split_at(k4n2::STEP);
-                acc = [dot(acc[0], x, first), dot(acc[1], x, second)];
-            }
-            for (c, acc) in (2 * pair..out_c).zip(acc) {
-                let params = call.channel_params();
-                let (multiplier, right_shift) = (params.multiplier(c), params.right_shift(c));
-                store(call, pixel * out_c + c, acc, multiplier, right_shift);
-            }
+    for_groups(shape, |pixel, place, group| {
+        gather(call, &window, place, group);
+        if let Some(padding) = call.scratch.get_mut(taps..padded) {
+            padding.fill(0);
         }
-    }
+        for c in group * group_out..(group + 1) * group_out {
+            let steps = call.weights.get(k4n2::weight_at(&shape, c, 0)..).unwrap_or_default().chunks(2 * k4n2::STEP);
+            let window = call.scratch.get(..padded).unwrap_or_default();
+            let steps = steps.zip(window.chunks_exact(k4n2::STEP));
+            let acc = steps.fold(call.channel_params().bias(c), |acc, (w, x)| dot(acc, x, w));
+            store_channel(call, pixel, c, acc);
+        }
+    });
 }
 
 /// [`crate::op::Layout::K8N16`].
 pub fn k8n16(call: &mut ConvCall<'_>) {
     let shape = call.conv.shape;
-    let blocks = k8n16::Blocks::of(shape.out_c);
+    let parts = k8n16::Parts::of(&shape);
+    let blocks = k8n16::Blocks::of(parts.shape.out_c);
     for pixel in 0..shape.out_h() * shape.out_w() {
-        for block in 0..blocks.full {
-            let acc = block_sums(call, pixel, block);
-            store_block(call, pixel, 16 * block, &acc);
-        }
-        if blocks.tail {
-            let acc = tail_sums(call, pixel, blocks.full);
-            store_block(call, pixel, 16 * blocks.full, &acc);
+        for number in 0..parts.count {
+            let part = Part { shape: parts.shape, number, blocks };
+            for block in 0..blocks.full {
+                let acc = block_sums(call, &part, pixel, block);
+                store_block(call, &part, (pixel, 16 * block), &acc);
+            }
+            if blocks.tail {
+                let acc = tail_sums(call, &part, pixel);
+                store_block(call, &part, (pixel, 16 * blocks.full), &acc);
+            }
         }
     }
 }
 
+/// One of the convolutions without groups that a layer consists of.
+struct Part {
+    shape: ConvShape,
+    number: usize,
+    blocks: k8n16::Blocks,
+}
+
+impl Part {
+    /// Where the parameters of its channel `c` are.
+    fn param(&self, c: usize) -> usize {
+        self.number * self.blocks.channels() + c
+    }
+
+    /// Its weights.
+    fn weights<'a>(&self, all: &'a [u8]) -> &'a [u8] {
+        &all[self.number * k8n16::part_weights_len(&self.shape)..]
+    }
+}
+
 /// Calls `f` with each step's eight unsigned activations of output pixel `pixel`.
-fn for_steps(call: &ConvCall<'_>, pixel: usize, mut f: impl FnMut(usize, [i32; 8])) {
-    let shape = call.conv.shape;
+fn for_steps(call: &ConvCall<'_>, part: &Part, pixel: usize, mut f: impl FnMut(usize, [i32; 8])) {
+    let shape = part.shape;
     let window = window(call);
     let place = (pixel / shape.out_w(), pixel % shape.out_w());
+    let first = part.number * usize::from(shape.in_c);
     let row_steps = k8n16::row_steps(&shape);
     for row in 0..usize::from(shape.kernel) {
         for s in 0..row_steps {
             let x = core::array::from_fn(|k| {
-                k8n16::tap(&shape, s, k).map_or(0, |(column, c)| i32::from(window.at(place, (row, column), c)) + 128)
+                let value = |(column, c)| i32::from(window.at(place, (row, column), first + c)) + 128;
+                k8n16::tap(&shape, s, k).map_or(0, value)
             });
             f(row * row_steps + s, x);
         }
     }
 }
 
-fn block_sums(call: &ConvCall<'_>, pixel: usize, block: usize) -> [i32; 16] {
+fn block_sums(call: &ConvCall<'_>, part: &Part, pixel: usize, block: usize) -> [i32; 16] {
     let params = call.channel_params();
-    let mut acc: [i32; 16] = core::array::from_fn(|n| params.bias(16 * block + n));
-    let first = block * k8n16::steps(&call.conv.shape);
-    for_steps(call, pixel, |s, x| {
-        let w = &call.weights[(first + s) * k8n16::BLOCK_STEP..][..k8n16::BLOCK_STEP];
+    let mut acc: [i32; 16] = core::array::from_fn(|n| params.bias(part.param(16 * block + n)));
+    let first = block * k8n16::steps(&part.shape);
+    for_steps(call, part, pixel, |s, x| {
+        let w = &part.weights(call.weights)[(first + s) * k8n16::BLOCK_STEP..][..k8n16::BLOCK_STEP];
         for (n, acc) in acc.iter_mut().enumerate() {
             for (k, &x) in x.iter().enumerate() {
                 *acc = acc.wrapping_add(x * i32::from(w[k / 4 * 64 + n * 4 + k % 4] as i8));
@@ -165,12 +204,12 @@ fn block_sums(call: &ConvCall<'_>, pixel: usize, block: usize) -> [i32; 16] {
     acc
 }
 
-fn tail_sums(call: &ConvCall<'_>, pixel: usize, full: usize) -> [i32; 8] {
-    let params = call.channel_params();
-    let mut acc: [i32; 8] = core::array::from_fn(|n| params.bias(16 * full + n));
-    let first = full * k8n16::steps(&call.conv.shape) * k8n16::BLOCK_STEP;
-    for_steps(call, pixel, |s, x| {
-        let w = &call.weights[first + s * k8n16::TAIL_STEP..][..k8n16::TAIL_STEP];
+fn tail_sums(call: &ConvCall<'_>, part: &Part, pixel: usize) -> [i32; 8] {
+    let (params, full) = (call.channel_params(), part.blocks.full);
+    let mut acc: [i32; 8] = core::array::from_fn(|n| params.bias(part.param(16 * full + n)));
+    let first = full * k8n16::steps(&part.shape) * k8n16::BLOCK_STEP;
+    for_steps(call, part, pixel, |s, x| {
+        let w = &part.weights(call.weights)[first + s * k8n16::TAIL_STEP..][..k8n16::TAIL_STEP];
         for (n, acc) in acc.iter_mut().enumerate() {
             for (k, &x) in x.iter().enumerate() {
                 *acc = acc.wrapping_add(x * i32::from(w[n * 8 + k] as i8));
@@ -180,41 +219,40 @@ fn tail_sums(call: &ConvCall<'_>, pixel: usize, full: usize) -> [i32; 8] {
     acc
 }
 
+/// Stores the real channels of a block that starts at channel `first` of the part.
+fn store_block(call: &mut ConvCall<'_>, part: &Part, (pixel, first): (usize, usize), acc: &[i32]) {
+    let (out_c, part_out) = (usize::from(call.conv.shape.out_c), usize::from(part.shape.out_c));
+    for (n, &acc) in acc.iter().enumerate().take(part_out - first) {
+        let (params, at) = (call.channel_params(), part.param(first + n));
+        let (multiplier, right_shift) = (params.multiplier(at), params.right_shift[at]);
+        store(call, pixel * out_c + part.number * part_out + first + n, acc, multiplier, right_shift);
+    }
+}
+
 /// [`crate::op::Layout::K8N4`].
 pub fn k8n4(call: &mut ConvCall<'_>) {
     let shape = call.conv.shape;
+    let window = window(call);
     for pixel in 0..shape.out_h() * shape.out_w() {
-        for first in (0..usize::from(shape.out_c)).step_by(k8n4::GROUP) {
-            let acc = group_sums(call, pixel, first);
-            store_block(call, pixel, first, &acc);
+        for c in 0..usize::from(shape.out_c) {
+            let acc = channel_sum(call, &window, pixel, c);
+            store_channel(call, pixel, c, acc);
         }
     }
 }
 
-/// Sums of a group of channels that starts at channel `first`.
-fn group_sums(call: &ConvCall<'_>, pixel: usize, first: usize) -> [i32; k8n4::GROUP] {
-    let (shape, params, window) = (call.conv.shape, call.channel_params(), window(call));
+/// The sum of channel `c` in [`crate::op::Layout::K8N4`].
+fn channel_sum(call: &ConvCall<'_>, window: &Window<'_>, pixel: usize, c: usize) -> i32 {
+    let shape = call.conv.shape;
     let place = (pixel / shape.out_w(), pixel % shape.out_w());
-    let mut acc: [i32; k8n4::GROUP] = core::array::from_fn(|n| params.bias(first + n));
+    let first = c / shape.group_out() * shape.group_in();
+    let mut acc = call.channel_params().bias(c);
     for s in 0..k8n4::steps(&shape) {
-        let w = &call.weights[k8n4::weight_at(&shape, first, s, 0)..][..k8n4::GROUP_STEP];
         for k in 0..k8n4::STEP {
-            let Some((row, column, c)) = k8n4::tap(&shape, s, k) else { continue };
-            let x = i32::from(window.at(place, (row, column), c));
-            for (n, acc) in acc.iter_mut().enumerate() {
-                *acc = acc.wrapping_add(x * i32::from(w[k / 4 * 16 + n * 4 + k % 4] as i8));
-            }
+            let Some((row, column, channel)) = k8n4::tap(&shape, s, k) else { continue };
+            let x = i32::from(window.at(place, (row, column), first + channel));
+            acc = acc.wrapping_add(x * i32::from(call.weights[k8n4::weight_at(&shape, c, s, k)] as i8));
         }
     }
     acc
-}
-
-/// Stores the real channels of a block that starts at channel `first`.
-fn store_block(call: &mut ConvCall<'_>, pixel: usize, first: usize, acc: &[i32]) {
-    let out_c = usize::from(call.conv.shape.out_c);
-    for (n, &acc) in acc.iter().enumerate().take(out_c - first) {
-        let params = call.channel_params();
-        let (multiplier, right_shift) = (params.multiplier(first + n), params.right_shift(first + n));
-        store(call, pixel * out_c + first + n, acc, multiplier, right_shift);
-    }
 }
