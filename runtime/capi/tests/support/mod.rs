@@ -16,6 +16,11 @@ const COLUMNS: usize = 110;
 
 /// The header of the crate in folder `root`.
 pub(crate) fn generate(root: &Path) -> String {
+    for file in fs::read_dir(root.join("src")).expect("src can be read") {
+        let name = file.expect("a file").file_name().into_string().expect("UTF-8");
+        let known = SOURCES.contains(&name.trim_end_matches(".rs")) || name == "panic.rs";
+        assert!(known, "src/{name} has no place in the header: add it to SOURCES");
+    }
     let read = |path: &str| fs::read_to_string(root.join(path)).unwrap_or_else(|e| panic!("{path}: {e}"));
     let mut out = String::from("/*\n");
     for line in read("conventions.txt").lines() {
