@@ -35,13 +35,13 @@ static void say(const char *text)
     semihosting_write(text, bytes);
 }
 
-static ride_status run(void)
+static ride_status run(ride_detail *detail)
 {
     report_machine machine;
     report_setup setup;
-    ride_status status = ride_model_open(&model, model_artifact, MODEL_BYTES, NULL);
+    ride_status status = ride_model_open(&model, model_artifact, MODEL_BYTES, detail);
     if (status == RIDE_STATUS_OK)
-        status = ride_session_init(&session, &model, arena, sizeof arena, NULL);
+        status = ride_session_init(&session, &model, arena, sizeof arena, detail);
     if (status != RIDE_STATUS_OK)
         return status;
     machine.user = NULL;
@@ -59,11 +59,19 @@ static ride_status run(void)
 
 int main(void)
 {
-    ride_status status = run();
+    ride_detail detail;
+    ride_status status = run(&detail);
     if (status == RIDE_STATUS_OK)
         return 0;
     say("error: ");
     say(ride_status_text(status));
+    if (status == detail.status && detail.reason.bytes > 0) {
+        say(" (");
+        semihosting_write(detail.section.at, detail.section.bytes);
+        say(": ");
+        semihosting_write(detail.reason.at, detail.reason.bytes);
+        say(")");
+    }
     say("\n");
     return 1;
 }
