@@ -54,8 +54,10 @@ fn lane_sums(call: &PoolCall<'_>, first: usize) -> [i32; LANES] {
             }
         }
     } else {
-        let pixels = call.in_hi.chunks_exact(channels).zip(call.in_lo.chunks_exact(channels));
-        for (hi, lo) in pixels.map(|(hi, lo)| (lanes(hi), lanes(lo))) {
+        // Not `zip`, which divides both lengths by the number of channels, and so links a panic where it is not inlined.
+        let mut low = call.in_lo.chunks_exact(channels).map(lanes);
+        for hi in call.in_hi.chunks_exact(channels).map(lanes) {
+            let Some(lo) = low.next() else { break };
             for ((s, &h), &l) in sums.iter_mut().zip(hi).zip(lo) {
                 *s += i32::from(join(h ^ call.flip, l)) - zero;
             }
