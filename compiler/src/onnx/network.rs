@@ -252,7 +252,13 @@ impl Understood {
         let name = model.path.file_stem().and_then(|name| name.to_str()).unwrap_or("onnx");
         let arch = format!("onnx:{}", name.chars().take(24).collect::<String>());
         let network = Network { arch, input, classes, stem: parts.stem, experts, routing };
-        Ok(Imported { network, warnings, preprocess })
+        ensure!(
+            program.weights.is_empty() || options.rules.combiner.is_none(),
+            "the graph itself combines the experts with the weights {:?}: leave out [combiner] (--combiner), or export each \
+             expert's logits as an output",
+            program.weights
+        );
+        Ok(Imported { network, warnings, preprocess, rules: options.rules.clone() })
     }
 }
 

@@ -241,7 +241,7 @@ fn preprocessing_follows_the_data_loader() {
         std: Some(vec![0.7; 3]),
         input_size: Some([16, 16]),
         resize: Some(20),
-        experts: None,
+        ..ImportOptions::default()
     };
     assert_eq!(with(loader, &options), ((16, 16, Some(20)), (0.9, 0.7), Vec::new()));
     // The proportion of resize and crop is kept.
