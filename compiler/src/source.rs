@@ -33,7 +33,7 @@ fn load_checkpoint(
     let table = &description.model;
     let names = Names::new(&table.rename, &table.ignore).with_context(|| file.display().to_string())?;
     let embedded = if table.has_arch() && embedded == Embedded::Ignore { Embedded::Optional } else { embedded };
-    checkpoint::load_named(path, embedded, &names)
+    checkpoint::load_named(path, embedded, &names).with_context(|| format!("following {}", file.display()))
 }
 
 impl Source {
@@ -65,7 +65,13 @@ impl Source {
             Model::Checkpoint(checkpoint) => import::network(checkpoint, &options),
             Model::Onnx(model) => onnx::import(model, &options),
         };
-        imported.with_context(|| format!("cannot import the model {}", self.weights().display()))
+        imported.with_context(|| {
+            let weights = self.weights().display();
+            match &self.description {
+                Some((path, _)) => format!("cannot import the model {weights} as {} describes it", path.display()),
+                None => format!("cannot import the model {weights}"),
+            }
+        })
     }
 
     /// The options, completed by `ride.toml`.

@@ -17,7 +17,8 @@ pub(super) struct Config {
 impl Config {
     pub(super) fn new(config: &Value, model: &ModelTable) -> Self {
         let trained = config.is_object();
-        let origin = match (trained, model.arch.is_some() || !model.args.is_empty()) {
+        let described = model.arch.is_some() || !model.args.is_empty() || model.separate || model.classifier.is_some();
+        let origin = match (trained, described) {
             (true, false) => "config.json",
             (true, true) => "config.json with [model] of ride.toml",
             (false, _) => "[model] of ride.toml",
