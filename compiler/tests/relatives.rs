@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use ride_compiler::checkpoint::Embedded;
-use ride_compiler::description::{RouterKind, RouterTable, Rules, Values};
+use ride_compiler::description::{
+    AdjustmentTable, CombinerKind, CombinerTable, RouterKind, RouterTable, Rules, Values,
+};
 use ride_compiler::import::{ImportOptions, Imported};
 use ride_compiler::network::Routing;
 use ride_compiler::reference::{Executor, Forward, Image, Policy, Scratch};
@@ -418,6 +420,46 @@ fn separate_networks_are_compiled() {
 }
 
 // ---- descriptions that do not fit ----------------------------------------------------------------------------------
+
+/// The trained model of the repository, which has routers of its own, with these rules.
+fn trained(rules: Rules) -> anyhow::Result<Imported> {
+    let source = Source::open(&root().join("examples/models/ride-resnet32-cifar100lt"), Embedded::Ignore)?;
+    let mut imported = source.import(&ImportOptions { rules, ..ImportOptions::default() })?;
+    imported.apply_rules(&[100; 100])?;
+    Ok(imported)
+}
+
+#[test]
+fn trained_routers_see_what_they_were_trained_on() {
+    let sum = CombinerTable { kind: CombinerKind::Sum, weights: None };
+    let adjustment = AdjustmentTable { tau: Values::One(1.0), counts: None };
+    let router = |criterion, threshold| Some(RouterTable { criterion, threshold });
+    for rules in [
+        Rules { combiner: Some(sum.clone()), ..Rules::default() },
+        Rules { adjustment: Some(adjustment.clone()), ..Rules::default() },
+        Rules {
+            combiner: Some(sum.clone()),
+            router: router(Some(RouterKind::Assignment), Some(Values::One(0.5))),
+            ..Rules::default()
+        },
+    ] {
+        let error = format!("{:#}", trained(rules).expect_err("trained routers"));
+        assert!(error.contains("trained routers") && error.contains("[router] criterion"), "{error}");
+    }
+    // Others can take their place, and their thresholds can move.
+    let replaced = Rules {
+        combiner: Some(sum),
+        adjustment: Some(adjustment),
+        router: router(Some(RouterKind::Margin), Some(Values::One(2.0))),
+        file: None,
+    };
+    assert!(matches!(trained(replaced).unwrap().network.routing, Routing::Confidence(rules) if rules.len() == 2));
+    let moved = Rules { router: router(None, Some(Values::Each(vec![0.25, -1.0]))), ..Rules::default() };
+    let Routing::Assignment(routers) = trained(moved).unwrap().network.routing else { panic!("no trained routers") };
+    assert_eq!(routers.iter().map(|router| router.threshold).collect::<Vec<_>>(), [0.25, -1.0]);
+    let none = Rules { router: router(Some(RouterKind::None), None), ..Rules::default() };
+    assert_eq!(trained(none).unwrap().network.routing, Routing::None);
+}
 
 #[test]
 fn descriptions_that_do_not_fit_are_named() {

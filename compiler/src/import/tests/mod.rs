@@ -268,7 +268,7 @@ fn the_trained_model_is_imported() {
     };
     let checkpoint = checkpoint::load(&path).unwrap();
     assert!(checkpoint.notes.is_empty(), "{:?}", checkpoint.notes);
-    let Imported { network, warnings, preprocess } = import(&checkpoint).unwrap();
+    let Imported { network, warnings, preprocess, .. } = import(&checkpoint).unwrap();
     assert!(warnings.is_empty(), "{warnings:?}");
     assert_eq!((network.arch.as_str(), network.classes, network.experts.len()), ("ResNet32EAModel", 100, 3));
     assert_eq!((preprocess.input.bytes(), preprocess.resize_short), (3072, None));
