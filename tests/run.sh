@@ -24,3 +24,5 @@ if [ "${FUZZ_SECONDS:=20}" -gt 0 ]; then
 fi
 step tests
 cargo test --workspace --locked --no-fail-fast
+step "emulated Arm processors"
+tests/arm/run.sh

@@ -2,9 +2,11 @@
 
 pub mod artifact_file;
 pub mod bench;
+pub mod budget;
 pub mod calibration;
 pub mod checkpoint;
 pub mod description;
+pub mod emit;
 pub mod import;
 pub mod inspect;
 pub mod lower;

@@ -486,6 +486,11 @@ fn targets_and_completions_are_printed() {
     let targets = json(&["targets", "--json"]);
     assert_eq!(targets.as_array().unwrap().iter().filter(|t| t["host"] == true).count(), 1);
     assert!(succeeds(&["targets"]).contains("portable"));
+    let m4 = json(&["targets", "cortex-m4", "--json"]);
+    assert_eq!((&m4["triples"][0], &m4["residual_bits"]), (&"thumbv7em-none-eabihf".into(), &8.into()));
+    assert!(succeeds(&["targets", "cortex-m4"]).contains("thumbv7em-none-eabihf"));
+    assert!(fails(&["targets", "toaster"], 1).contains("toaster"));
+    assert!(fails(&["targets", "absent.toml"], 1).contains("absent.toml"));
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         assert!(succeeds(&["completions", shell]).contains("ride-compile"));
     }

@@ -46,6 +46,11 @@ pub enum Error {
     },
     /// The arena does not start at a multiple of [`crate::format::ARENA_ALIGN`].
     ArenaMisaligned,
+    /// The kernels of this build read weights by words, and the artifact does not start at a multiple of that.
+    ArtifactMisaligned {
+        /// What its address must be a multiple of.
+        needed: usize,
+    },
     /// The image has the wrong number of bytes.
     InputLength {
         /// Height × width × channels of the artifact's input.
@@ -97,6 +102,9 @@ impl fmt::Display for Error {
                 write!(f, "arena is too small: {needed} bytes are needed, {found} were lent")
             }
             Error::ArenaMisaligned => write!(f, "arena must start at a multiple of 64 bytes"),
+            Error::ArtifactMisaligned { needed } => {
+                write!(f, "artifact must start at a multiple of {needed} bytes: align the static that holds it")
+            }
             Error::InputLength { needed, found } => {
                 write!(f, "image has {found} bytes, the artifact's input needs {needed} (height x width x channels)")
             }

@@ -185,7 +185,7 @@ fn assign(cx: Context<'_, '_>, i: usize, a: &Assignment, arena: &mut [u8]) -> Op
     if a.hidden.normalize && f32_at(feature, feature.len() - 4) == 0.0 {
         return Some(f32::NAN);
     }
-    let (top, rest) = scratch.get_mut(..router_scratch(a))?.split_at_mut(4 * usize::from(a.top_k));
+    let (top, rest) = scratch.get_mut(..router_scratch(a))?.split_at_mut_checked(4 * usize::from(a.top_k))?;
     largest(logits.as_chunks().0, top.as_chunks_mut().0);
     let mut call = DenseCall {
         dense: &a.hidden,
@@ -198,7 +198,7 @@ fn assign(cx: Context<'_, '_>, i: usize, a: &Assignment, arena: &mut [u8]) -> Op
     unsafe { (cx.backend.dense)(&mut call) };
     let (weights, [bias]) = part.constants(a.fc).as_chunks::<4>().0.split_last_chunk::<1>()?;
     let mut z = f32::from_le_bytes(*bias);
-    let (for_top, for_hidden) = weights.split_at(usize::from(a.top_k));
+    let (for_top, for_hidden) = weights.split_at_checked(usize::from(a.top_k))?;
     for (w, x) in for_top.iter().zip(top.as_chunks().0) {
         z += f32::from_le_bytes(*w) * f32::from_le_bytes(*x);
     }
@@ -208,23 +208,23 @@ fn assign(cx: Context<'_, '_>, i: usize, a: &Assignment, arena: &mut [u8]) -> Op
     Some(z)
 }
 
-/// The `top.len()` largest of `values`, descending, by insertion from the end: most values are small and stay out.
+/// The `top.len()` largest of `values`, descending; most values are small and stay out.
 fn largest(values: &[[u8; 4]], top: &mut [[u8; 4]]) {
-    let mut filled = 0;
-    for v in values {
-        let value = f32::from_le_bytes(*v);
-        let smaller = |t: &[u8; 4]| f32::from_le_bytes(*t) < value;
-        if filled < top.len() {
-            filled += 1;
-        } else if !top.last().is_some_and(smaller) {
+    for (n, v) in values.iter().enumerate() {
+        let smaller = |t: &[u8; 4]| f32::from_le_bytes(*t) < f32::from_le_bytes(*v);
+        if n >= top.len() && !top.last().is_some_and(smaller) {
             continue;
         }
-        let mut at = filled - 1;
-        while at > 0 && smaller(&top[at - 1]) {
-            top[at] = top[at - 1];
-            at -= 1;
+        let (mut moving, mut found) = (*v, false);
+        for place in top.iter_mut().take(n) {
+            found |= smaller(place);
+            if found {
+                core::mem::swap(&mut moving, place);
+            }
         }
-        top[at] = *v;
+        if let Some(place) = top.get_mut(n) {
+            *place = moving;
+        }
     }
 }
 

@@ -47,6 +47,8 @@ pub fn image(seed: u32, (width, channels): (usize, usize), image: &mut [u8]) {
         state ^= state << 5;
         state
     };
+    // A picture has columns and channels; saying so keeps divisions by zero out of firmware.
+    let (width, channels) = (width.max(1), channels.max(1));
     let waves: [[u32; 4]; 4] = core::array::from_fn(|_| core::array::from_fn(|_| next()));
     for (i, byte) in image.iter_mut().enumerate() {
         let (c, x, y) = (i % channels, i / channels % width, i / channels / width);

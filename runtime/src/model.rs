@@ -36,7 +36,8 @@ impl PartId {
 #[derive(Clone, Copy, Debug)]
 pub struct Model<'m> {
     bytes: &'m [u8],
-    head: &'m [u8],
+    /// The model section; its length is a type, so that its fields are read without a check.
+    head: &'m [u8; field::LEN],
 }
 
 impl<'m> Model<'m> {
@@ -48,9 +49,8 @@ impl<'m> Model<'m> {
     pub fn parse(bytes: &'m [u8]) -> Result<Self, Error> {
         let bytes = header::check(bytes)?;
         let head = find(bytes, Kind::Model, 0).ok_or(missing(Kind::Model))?;
-        if head.len() != field::LEN {
-            return Err(Error::Invalid { section: "model", reason: "wrong length", at: head.len() });
-        }
+        let wrong = Error::Invalid { section: "model", reason: "wrong length", at: head.len() };
+        let head = head.try_into().map_err(|_| wrong)?;
         let model = Model { bytes, head };
         model.check_head()?;
         model.check_sections()?;
@@ -61,6 +61,12 @@ impl<'m> Model<'m> {
     /// The artifact's bytes.
     pub fn bytes(&self) -> &'m [u8] {
         self.bytes
+    }
+
+    /// Checksum of header and section table. The table holds the checksums of all sections, so this one tells artifacts
+    /// apart.
+    pub fn checksum(&self) -> u32 {
+        u32_at(self.bytes, header::field::CRC)
     }
 
     /// Height, width and channels of an image, in pixels and bytes.

@@ -52,17 +52,23 @@ pub enum Layout {
     /// Blocks of 16 channels by 8 inputs (and a last block of 8 channels where that is enough), see
     /// [`crate::kernels::k8n16`]; the bias is folded for activations moved to unsigned bytes by +128.
     K8N16 = 1,
+    /// Pairs of channels by 4 taps, see [`crate::kernels::k4n2`]: cores with the DSP extension. The bias is folded for
+    /// signed activations.
+    K4N2 = 3,
+    /// Streams of 4 channels by 8 inputs for 64-bit Arm, see [`crate::kernels::k8n4`]; the bias is folded for signed
+    /// activations.
+    K8N4 = 2,
 }
 
 impl Layout {
     /// All layouts.
-    pub const ALL: [Layout; 2] = [Layout::Ohwi, Layout::K8N16];
+    pub const ALL: [Layout; 4] = [Layout::Ohwi, Layout::K8N16, Layout::K8N4, Layout::K4N2];
 
     /// What the bytes of `hi` planes in the arena are XORed with: with [`Layout::K8N16`] activations lie there as the
     /// unsigned bytes `q + 128` that its kernels multiply, so that they can be read in place.
     pub const fn plane_flip(self) -> u8 {
         match self {
-            Layout::Ohwi => 0,
+            Layout::Ohwi | Layout::K8N4 | Layout::K4N2 => 0,
             Layout::K8N16 => 0x80,
         }
     }
@@ -72,6 +78,8 @@ impl Layout {
         match self {
             Layout::Ohwi => "ohwi",
             Layout::K8N16 => "k8n16",
+            Layout::K4N2 => "k4n2",
+            Layout::K8N4 => "k8n4",
         }
     }
 
@@ -285,7 +293,7 @@ pub struct Dense {
     pub weights: Span,
     /// `factor` (f32) and `bias` (f32) of each output: two arrays, one after the other.
     pub params: Span,
-    /// Whether the weights are packed for vector units ([`Layout::K8N16`]) or plain rows.
+    /// Whether the weights are packed for vector units or plain rows ([`Layout::Ohwi`]).
     pub layout: Layout,
     /// Whether the feature's inverse norm is a factor.
     pub normalize: bool,

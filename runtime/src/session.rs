@@ -57,7 +57,8 @@ impl<'m, 'a> Session<'m, 'a> {
     /// of [`ARENA_ALIGN`]; it need not be initialised to anything.
     ///
     /// # Errors
-    /// The arena is too small or misaligned, or no kernel of this build reads the artifact's weight layout.
+    /// The arena is too small or misaligned, the artifact is misaligned for the kernels, or no kernel of this build reads its
+    /// weight layout.
     pub fn new(model: Model<'m>, arena: &'a mut [u8]) -> Result<Self, Error> {
         let layout = model.layout();
         let backend = kernels::best(layout).ok_or(Error::NoKernel { layout: layout.name() })?;
@@ -72,15 +73,17 @@ impl<'m, 'a> Session<'m, 'a> {
         if backend.layout != model.layout() || !backend.isa.available() {
             return Err(Error::NoKernel { layout: model.layout().name() });
         }
-        let needed = model.arena_len();
-        if arena.len() < needed {
-            return Err(Error::ArenaTooSmall { needed, found: arena.len() });
-        }
+        let (needed, found) = (model.arena_len(), arena.len());
+        let arena = arena.get_mut(..needed).ok_or(Error::ArenaTooSmall { needed, found })?;
         if !arena.as_ptr().addr().is_multiple_of(ARENA_ALIGN) {
             return Err(Error::ArenaMisaligned);
         }
+        let align = backend.isa.artifact_align();
+        if !model.bytes().as_ptr().addr().is_multiple_of(align) {
+            return Err(Error::ArtifactMisaligned { needed: align });
+        }
         check_scratch(model, backend)?;
-        Ok(Session { model, backend, arena: &mut arena[..needed], experts: None })
+        Ok(Session { model, backend, arena, experts: None })
     }
 
     /// The model.
@@ -157,7 +160,7 @@ impl<'m, 'a> Session<'m, 'a> {
     /// No expert has run yet.
     pub fn outcome(&self) -> Result<Outcome<'_>, Error> {
         let experts = self.experts.filter(|&n| n > 0).ok_or(Error::OutOfOrder)?;
-        let bytes = &self.arena[self.model.logits()];
+        let bytes = self.arena.get(self.model.logits()).unwrap_or_default();
         // SAFETY: every bit pattern is a valid f32. `align_to` returns the bytes that are not aligned in the other two
         // slices; there are none, because the arena is aligned to 64 and the region to 4 bytes.
         let (_, logits, _) = unsafe { bytes.align_to::<f32>() };

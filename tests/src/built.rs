@@ -77,7 +77,7 @@ pub fn synthetic(recipe: &Recipe, target: &str, residual_bits: u8) -> AlignedByt
 }
 
 /// One target for each weight layout.
-pub const TARGETS: [&str; 2] = ["portable", "x86-64"];
+pub const TARGETS: [&str; 4] = ["portable", "x86-64", "aarch64", "cortex-m4"];
 
 /// The smallest artifact that has everything.
 pub fn tiny(target: &str) -> AlignedBytes {
@@ -98,8 +98,9 @@ pub fn real() -> &'static Imported {
     })
 }
 
-/// Targets and residual widths of [`real_artifact`].
-pub const BUILDS: [(&str, u8); 4] = [("x86-64", 16), ("x86-64", 8), ("portable", 16), ("portable", 8)];
+/// Targets and residual widths of [`real_artifact`]; for each width, the layout that the plain evaluation reads first.
+pub const BUILDS: [(&str, u8); 6] =
+    [("portable", 16), ("portable", 8), ("x86-64", 16), ("x86-64", 8), ("aarch64", 16), ("cortex-m4", 8)];
 
 /// The real model, calibrated on pictures and compiled for one of [`BUILDS`]; each is built once.
 ///

@@ -3,7 +3,7 @@
 //! any other, but kernels may differ on it.
 
 use ride_runtime::Model;
-use ride_runtime::kernels::{Params, dense, k8n16, padded_channels};
+use ride_runtime::kernels::{Params, dense, k4n2, k8n4, k8n16, padded_channels};
 use ride_runtime::op::{Conv, Dense, Layout, Op, Span};
 
 /// Whether all promises hold.
@@ -59,12 +59,18 @@ fn conv_keeps(section: &[u8], conv: &Conv) -> bool {
 fn weight_places(conv: &Conv, c: usize) -> Vec<usize> {
     let shape = &conv.shape;
     match conv.layout {
+        Layout::K4N2 => (0..shape.taps()).map(|tap| k4n2::weight_at(shape, c, tap)).collect(),
         Layout::Ohwi => (c * shape.taps()..(c + 1) * shape.taps()).collect(),
         Layout::K8N16 => {
             let row_steps = k8n16::row_steps(shape);
             let bytes = (0..k8n16::steps(shape)).flat_map(|s| (0..k8n16::STEP).map(move |k| (s, k)));
             let used = bytes.filter(|&(s, k)| k8n16::tap(shape, s % row_steps, k).is_some());
             used.map(|(s, k)| k8n16::weight_at(shape, c, s, k)).collect()
+        }
+        Layout::K8N4 => {
+            let bytes = (0..k8n4::steps(shape)).flat_map(|s| (0..k8n4::STEP).map(move |k| (s, k)));
+            let used = bytes.filter(|&(s, k)| k8n4::tap(shape, s, k).is_some());
+            used.map(|(s, k)| k8n4::weight_at(shape, c, s, k)).collect()
         }
     }
 }

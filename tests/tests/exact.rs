@@ -3,9 +3,10 @@
 use ride_compiler::memory::AlignedBytes;
 use ride_compiler::network::{Network, Part};
 use ride_compiler::reference::{Image, Policy as FloatPolicy, Scratch};
-use ride_runtime::kernels::Backend;
+use ride_runtime::kernels::{Backend, k8n4};
+use ride_runtime::op::Layout;
 use ride_runtime::{Model, PartId, Policy, Session};
-use ride_tests::built::{self, BUILDS};
+use ride_tests::built::{self, BUILDS, TARGETS};
 use ride_tests::exercise::{Answer, Arena, Recorder, backends, picture};
 use ride_tests::naive::{self, Evaluation};
 use ride_tests::synthetic::Recipe;
@@ -50,7 +51,7 @@ fn assert_same(what: &str, model: Model<'_>, (left, right): (&Observed, &Observe
     panic!("{what}: logits or routes differ");
 }
 
-/// Compares every backend of both layouts on one picture; returns what they agree on.
+/// Compares every backend of every layout on one picture; returns what they agree on.
 fn all_backends_agree(what: &str, models: &[Model<'_>], seed: u32) -> Observed {
     let pixels = picture(models[0], seed);
     let runs = models.iter().flat_map(|&m| backends(m).map(move |b| (m, b)));
@@ -88,7 +89,7 @@ fn synthetic_networks_give_the_same_bits_everywhere() {
     for (name, recipe) in Recipe::all() {
         for bits in [8, 16] {
             let what = format!("{name}, {bits} bits");
-            let artifacts = ["portable", "x86-64"].map(|target| built::synthetic(&recipe, target, bits));
+            let artifacts = TARGETS.map(|target| built::synthetic(&recipe, target, bits));
             let models = artifacts.each_ref().map(parse);
             for seed in 0..12 {
                 let observed = all_backends_agree(&what, &models, seed);
@@ -105,7 +106,8 @@ fn synthetic_networks_give_the_same_bits_everywhere() {
 fn the_real_model_gives_the_same_bits_everywhere() {
     for bits in [16, 8] {
         let what = format!("real model, {bits} bits");
-        let models = [built::real_artifact("portable", bits), built::real_artifact("x86-64", bits)].map(parse);
+        let builds = BUILDS.into_iter().filter(|&(_, b)| b == bits);
+        let models: Vec<_> = builds.map(|(target, bits)| parse(built::real_artifact(target, bits))).collect();
         let pixels = picture(models[0], 1);
         let observed = all_backends_agree(&what, &models, 1);
         assert_naive(&what, &observed, &naive::evaluate(models[0], &pixels).expect("a sound artifact"));
@@ -247,7 +249,12 @@ fn memory_and_size_keep_their_promise() {
             100.0 * (artifact.len() as f64 / int8 as f64 - 1.0),
             100.0 * (arena / bound - 1.0)
         );
-        assert!(!default || arena <= 1.10 * bound, "{target}, {bits} bits: arena of {arena} bytes, bound {bound}");
+        // Transformed tiles of Winograd convolutions come on top: 64-bit Arm trades some 90 KB for half the instructions.
+        let tiles = if model.layout() == Layout::K8N4 { kernel_memory(model) } else { 0 } as f64;
+        assert!(
+            !default || arena <= 1.10 * bound + tiles,
+            "{target}, {bits} bits: arena of {arena} bytes, bound {bound}"
+        );
         assert!(artifact.len() as f64 <= 1.06 * int8 as f64, "{target}, {bits} bits: {} bytes", artifact.len());
         assert!(bound >= largest_step(model) as f64, "the bound is below what one operation touches");
     }
@@ -265,6 +272,15 @@ fn weights(network: &Network) -> usize {
         Routing::Assignment(routers) => routers.iter().map(|r| r.hidden_weight.len() + r.fc_weight.len()).sum(),
     };
     convs(&network.stem) + experts + routers
+}
+
+/// Most memory that the convolutions of the layout `k8n4` want besides activations.
+fn kernel_memory(model: Model<'_>) -> usize {
+    let of = |op: &ride_runtime::op::Op| match op {
+        ride_runtime::op::Op::Conv(conv) => k8n4::scratch_len(&conv.shape),
+        _ => 0,
+    };
+    model.parts().flat_map(|p| p.steps()).map(|s| of(&s.op)).max().unwrap_or(0)
 }
 
 /// Most activation bytes that one operation reads and writes.

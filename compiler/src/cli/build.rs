@@ -5,13 +5,14 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use ride_calibrate::data::{DataSet, Split};
 use ride_calibrate::table::CalibrationTable;
+use ride_compiler::budget::{self, Budget, Estimate, Line};
 use ride_compiler::import::Imported;
 use ride_compiler::lower::{self, Request};
 use ride_compiler::memory::AlignedBytes;
-use ride_compiler::{artifact_file, calibration, inspect};
+use ride_compiler::{artifact_file, calibration, emit, inspect};
 use ride_runtime::Model;
 use serde::Serialize;
 
@@ -33,14 +34,18 @@ Examples:
   ride-compile build model_best.pth --data images/ --class-counts counts.txt --target x86-64
   ride-compile build runs/my-ride --calibration table.json
   ride-compile build runs/my-sade --data images/ --combiner 1,1,2 --router max-probability --router-threshold 0.8
-  ride-compile build model.onnx --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --resize 256 --data images/")]
+  ride-compile build model.onnx --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --resize 256 --data images/
+  ride-compile build runs/my-ride --target cortex-m7 --emit ride,rust,c --budget flash=1M,ram=256K,latency=50ms")]
 pub(crate) struct BuildArgs {
-    /// Machine to build for: `host` is this one, `ride-compile targets` lists all
-    #[arg(long, value_name = "NAME", default_value = "host")]
+    /// Machine to build for: `host` is this one, `ride-compile targets` lists all; or a data file of your own (.toml)
+    #[arg(long, value_name = "NAME|FILE", default_value = "host")]
     target: String,
     /// The artifact to write [default: the model folder's name with .ride]
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// What to write beside each other: the artifact, a Rust module that includes it, a C header and source
+    #[arg(long, value_name = "KINDS", value_delimiter = ',', default_value = "ride")]
+    emit: Vec<Emit>,
     /// Bits of the residual stream, 8 or 16 [default: what the target can afford]
     #[arg(long, value_name = "BITS", value_parser = clap::builder::PossibleValuesParser::new(["8", "16"]))]
     residual_bits: Option<String>,
@@ -50,6 +55,13 @@ pub(crate) struct BuildArgs {
     /// Fail with exit code 2 if inference needs more bytes of memory
     #[arg(long, value_name = "BYTES")]
     max_arena: Option<usize>,
+    /// Fail with exit code 2 if the artifact does not fit: bytes of flash for the artifact, of RAM for arena and image,
+    /// and a time for all experts by the target's latency model
+    #[arg(long, value_name = "flash=1M,ram=256K,latency=20ms", value_parser = parse_budget)]
+    budget: Option<Budget>,
+    /// Clock for the latency model instead of the target's typical one
+    #[arg(long, value_name = "HZ", value_parser = parse_clock)]
+    clock: Option<u64>,
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
@@ -65,9 +77,40 @@ pub(crate) struct BuildArgs {
     rules: RulesArgs,
 }
 
+/// Kinds of files.
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Emit {
+    /// The artifact
+    Ride,
+    /// The artifact and a Rust module that includes it
+    Rust,
+    /// A C header and source that hold the artifact
+    C,
+}
+
+impl From<Emit> for emit::Kind {
+    fn from(kind: Emit) -> Self {
+        match kind {
+            Emit::Ride => emit::Kind::Ride,
+            Emit::Rust => emit::Kind::Rust,
+            Emit::C => emit::Kind::C,
+        }
+    }
+}
+
+fn parse_budget(text: &str) -> Result<Budget, String> {
+    Budget::parse(text).map_err(|error| format!("{error:#}"))
+}
+
+fn parse_clock(text: &str) -> Result<u64, String> {
+    ride_targets::parse_frequency(text).map_err(|error| format!("{error:#}"))
+}
+
 #[derive(Serialize)]
 struct Summary<'s> {
     artifact: String,
+    /// Everything that was written.
+    files: Vec<String>,
     target: &'s str,
     /// Kernel that this machine would run it with.
     kernel: &'static str,
@@ -84,6 +127,9 @@ struct Summary<'s> {
     groups: Option<[usize; 3]>,
     calibration: Calibration,
     golden_vectors: usize,
+    /// Latency by the target's model; `None` without one.
+    estimate: Option<Estimate>,
+    budget: Vec<Line>,
     seconds: f64,
     warnings: &'s [String],
 }
@@ -100,6 +146,8 @@ pub(crate) fn run(args: &BuildArgs, ui: &mut Ui) -> Result<()> {
     let target = ride_targets::find(&args.target)?;
     let output = args.output()?;
     artifact_file::check_destination(&output)?;
+    let kinds: Vec<emit::Kind> = args.emit.iter().map(|&kind| kind.into()).collect();
+    emit::check(&output, &kinds)?;
     let mut imported = args.model.load(args.rules.rules(), ui)?;
     let table_file = args.table_file(ui)?;
     let data = args.data.open(&imported.preprocess, Split::Train)?;
@@ -123,10 +171,16 @@ pub(crate) fn run(args: &BuildArgs, ui: &mut Ui) -> Result<()> {
     let aligned = AlignedBytes::copy_of(&bytes);
     let model = Model::parse(&aligned)?;
     args.check_fit(model)?;
-    uninterrupted(|| artifact_file::write(&output, &bytes))?;
+    let estimate = Estimate::of(model, &target, args.clock);
+    let budget = budget::compare(model, &args.budget.unwrap_or_default(), estimate.as_ref())?;
+    if budget.iter().any(|line| !line.fits()) {
+        return Err(Failed(super::budget::broken(&output, &budget, model, estimate.as_ref())).into());
+    }
+    let files = uninterrupted(|| emit::write(&output, &kinds, model))?;
     let backend = ride_runtime::kernels::best(model.layout()).context("no kernel runs this artifact here")?;
     let summary = Summary {
         artifact: output.display().to_string(),
+        files: files.iter().map(|file| file.display().to_string()).collect(),
         target: model.target(),
         kernel: backend.conv.name,
         isa: backend.isa.name(),
@@ -140,6 +194,8 @@ pub(crate) fn run(args: &BuildArgs, ui: &mut Ui) -> Result<()> {
         groups: inspect::groups(model),
         calibration: Calibration { images: table.images, observer: table.observer.to_string(), seed: table.seed },
         golden_vectors,
+        estimate,
+        budget,
         seconds: start.elapsed().as_secs_f64(),
         warnings: ui.warnings(),
     };
@@ -265,6 +321,13 @@ fn text(s: &Summary<'_>) -> String {
     );
     line("classes", format!("{} ({groups})", s.classes));
     line("calibration", format!("{} images, observer {}", s.calibration.images, s.calibration.observer));
+    if let Some(estimate) = &s.estimate {
+        let ms: Vec<String> = estimate.latency_ms.iter().map(|ms| format!("{ms:.1}")).collect();
+        line("latency", format!("{} ms {}", ms.join(" / "), super::budget::basis(estimate)));
+    }
+    if s.files.len() > 1 {
+        line("files", s.files.join(" "));
+    }
     line("self-test", format!("{} golden vectors pass", s.golden_vectors));
     line("time", format!("{:.1} s", s.seconds));
     out

@@ -1,6 +1,7 @@
 //! The command line: one verb, one file.
 
 mod bench;
+mod budget;
 mod build;
 mod calibrate;
 mod completions;

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use ride_runtime::arith::MAX_RIGHT_SHIFT;
-use ride_runtime::kernels::{self, dense, k8n16};
+use ride_runtime::kernels::{self, dense, k4n2, k8n4, k8n16};
 use ride_runtime::op::{ConvShape, Dense, Layout, Span};
 
 use super::quant::Quant;
@@ -98,7 +98,7 @@ pub(crate) fn conv(
         ensure!(own_bits <= 31, "the accumulator of output channel {o} can overflow 32 bits");
         bits = bits.max(own_bits);
         let fold = match layout {
-            Layout::Ohwi => 0,
+            Layout::Ohwi | Layout::K4N2 | Layout::K8N4 => 0,
             Layout::K8N16 => 128 * c.q.iter().map(|&q| i64::from(q)).sum::<i64>(),
         };
         biases[o] =
@@ -118,6 +118,8 @@ pub(crate) fn conv(
     match layout {
         Layout::Ohwi => weights.iter_mut().zip(&ohwi).for_each(|(to, &q)| *to = q as u8),
         Layout::K8N16 => k8n16::pack(shape, &ohwi, &mut weights),
+        Layout::K4N2 => k4n2::pack(shape, &ohwi, &mut weights),
+        Layout::K8N4 => k8n4::pack(shape, &ohwi, &mut weights),
     }
     let params = [le(&biases), le(&multipliers), shifts].concat();
     Ok(ConvConstants { weights, params, acc_bits: bits })

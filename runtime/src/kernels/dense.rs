@@ -1,15 +1,17 @@
 //! Layout of the weights of classifiers and routers' hidden layers.
 //!
-//! [`Layout::Ohwi`] keeps plain rows `[outputs][features]`. [`Layout::K8N16`] keeps pairs of features side by side for
+//! [`Layout::Ohwi`] keeps plain rows `[outputs][features]`. The vector layouts keep pairs of features side by side for
 //! 16 outputs at a time, `[pair][outputs padded to 16][2]`, which is what 16-bit pair multiplication wants.
+//! [`Layout::K4N2`] keeps rows padded to a multiple of four, with the middle two of every four exchanged: `sxtb16` of a
+//! word then gives the weights of the first two features, and that of the word rotated by a byte those of the others.
 
 use crate::op::{Dense, Layout};
 
 /// Outputs with padding.
 pub fn padded_outputs(outputs: u16, layout: Layout) -> usize {
     match layout {
-        Layout::Ohwi => usize::from(outputs),
-        Layout::K8N16 => usize::from(outputs).next_multiple_of(16),
+        Layout::Ohwi | Layout::K4N2 => usize::from(outputs),
+        Layout::K8N16 | Layout::K8N4 => usize::from(outputs).next_multiple_of(16),
     }
 }
 
@@ -17,7 +19,8 @@ pub fn padded_outputs(outputs: u16, layout: Layout) -> usize {
 pub fn weights_len(features: u16, outputs: u16, layout: Layout) -> usize {
     match layout {
         Layout::Ohwi => usize::from(outputs) * usize::from(features),
-        Layout::K8N16 => usize::from(features).div_ceil(2) * 2 * padded_outputs(outputs, layout),
+        Layout::K8N16 | Layout::K8N4 => usize::from(features).div_ceil(2) * 2 * padded_outputs(outputs, layout),
+        Layout::K4N2 => usize::from(outputs) * usize::from(features).next_multiple_of(4),
     }
 }
 
@@ -25,7 +28,8 @@ pub fn weights_len(features: u16, outputs: u16, layout: Layout) -> usize {
 pub fn weight_at(dense: &Dense, j: usize, k: usize) -> usize {
     match dense.layout {
         Layout::Ohwi => j * usize::from(dense.features) + k,
-        Layout::K8N16 => (k / 2 * padded_outputs(dense.outputs, dense.layout) + j) * 2 + k % 2,
+        Layout::K8N16 | Layout::K8N4 => (k / 2 * padded_outputs(dense.outputs, dense.layout) + j) * 2 + k % 2,
+        Layout::K4N2 => j * usize::from(dense.features).next_multiple_of(4) + (k & !3) + [0, 2, 1, 3][k % 4],
     }
 }
 

@@ -3,8 +3,14 @@
 //! Dispatch, tests and benchmarks walk the same table, [`BACKENDS`]. Every backend computes exactly the arithmetic law
 //! ([`crate::arith`]); they differ in speed only.
 
+#[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+pub mod aarch64;
+#[cfg(all(target_arch = "arm", any(feature = "dsp", feature = "mve")))]
+pub mod arm;
 pub mod dense;
+pub mod k4n2;
 pub mod k8n16;
+pub mod k8n4;
 pub mod scalar;
 #[cfg(target_arch = "x86_64")]
 pub mod x86;
@@ -16,6 +22,16 @@ use crate::op::{Conv, ConvShape, Dense, Layout, Pool, Shortcut};
 pub enum Isa {
     /// Portable Rust.
     Scalar,
+    /// Cortex-M with the DSP extension (Armv7E-M, Armv8-M).
+    Dsp,
+    /// Cortex-M with Helium (MVE).
+    Mve,
+    /// 64-bit Arm with NEON.
+    Neon,
+    /// 64-bit Arm with NEON and int8 dot products.
+    Dotprod,
+    /// 64-bit Arm with NEON and int8 matrix products.
+    I8mm,
     /// x86-64 with AVX2.
     Avx2,
     /// x86-64 with AVX-VNNI (256-bit `vpdpbusd`).
@@ -29,6 +45,11 @@ impl Isa {
     pub fn name(self) -> &'static str {
         match self {
             Isa::Scalar => "scalar",
+            Isa::Dsp => "dsp",
+            Isa::Mve => "mve",
+            Isa::Neon => "neon",
+            Isa::Dotprod => "dotprod",
+            Isa::I8mm => "i8mm",
             Isa::Avx2 => "avx2",
             Isa::AvxVnni => "avxvnni",
             Isa::Avx512Vnni => "avx512vnni",
@@ -39,10 +60,23 @@ impl Isa {
     pub fn available(self) -> bool {
         match self {
             Isa::Scalar => true,
+            // Whoever builds for a microcontroller says so with the Cargo feature.
+            Isa::Dsp => cfg!(all(target_arch = "arm", feature = "dsp")),
+            Isa::Mve => cfg!(all(target_arch = "arm", feature = "mve")),
             #[cfg(target_arch = "x86_64")]
             _ => x86::available(self),
-            #[cfg(not(target_arch = "x86_64"))]
+            #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+            _ => aarch64::available(self),
+            #[cfg(not(any(target_arch = "x86_64", all(target_arch = "aarch64", target_endian = "little"))))]
             _ => false,
+        }
+    }
+
+    /// What the artifact's address must be a multiple of: doubleword loads of weights want words.
+    pub fn artifact_align(self) -> usize {
+        match self {
+            Isa::Dsp => 4,
+            _ => 1,
         }
     }
 
@@ -50,6 +84,11 @@ impl Isa {
     pub fn macs_per_instruction(self) -> u32 {
         match self {
             Isa::Scalar => 1,
+            Isa::Dsp => 2,
+            Isa::Mve => 16,
+            Isa::Neon => 4,
+            Isa::Dotprod => 16,
+            Isa::I8mm => 32,
             Isa::Avx2 => 16,
             Isa::AvxVnni => 32,
             Isa::Avx512Vnni => 64,
@@ -103,11 +142,14 @@ pub struct Params<'a> {
 }
 
 impl<'a> Params<'a> {
-    /// Splits `bytes` (at least `9 * channels`) into the arrays.
+    /// Splits `bytes` (at least `9 * channels`) into the arrays; they are empty where there are fewer.
     pub fn new(bytes: &'a [u8], channels: usize) -> Self {
-        let (bias, rest) = bytes.split_at(4 * channels);
-        let (multiplier, rest) = rest.split_at(4 * channels);
-        Params { bias, multiplier, right_shift: &rest[..channels] }
+        let arrays = || {
+            let (bias, rest) = bytes.split_at_checked(4 * channels)?;
+            let (multiplier, rest) = rest.split_at_checked(4 * channels)?;
+            Some(Params { bias, multiplier, right_shift: rest.get(..channels)? })
+        };
+        arrays().unwrap_or(Params { bias: &[], multiplier: &[], right_shift: &[] })
     }
 
     /// Bias of channel `c`.
@@ -230,8 +272,24 @@ pub struct Backend {
 
 /// All backends of this build, slowest first.
 pub static BACKENDS: &[Backend] = &[
+    #[cfg(not(all(target_os = "none", any(feature = "dsp", feature = "mve"))))]
     scalar::OHWI,
+    #[cfg(not(target_os = "none"))]
     scalar::K8N16,
+    #[cfg(not(target_os = "none"))]
+    scalar::K4N2,
+    #[cfg(not(target_os = "none"))]
+    scalar::K8N4,
+    #[cfg(all(target_arch = "arm", feature = "dsp"))]
+    arm::dsp::BACKEND,
+    #[cfg(all(target_arch = "arm", feature = "mve"))]
+    arm::mve::BACKEND,
+    #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+    aarch64::NEON,
+    #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+    aarch64::DOTPROD,
+    #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+    aarch64::I8MM,
     #[cfg(target_arch = "x86_64")]
     x86::AVX2,
     #[cfg(target_arch = "x86_64")]
@@ -245,11 +303,19 @@ pub fn best(layout: Layout) -> Option<&'static Backend> {
     BACKENDS.iter().rev().find(|b| b.layout == layout && b.isa.available())
 }
 
+/// Scratch bytes of convolutions over [`Layout::Ohwi`]: the windows of three pixels, which the Helium kernels gather; the
+/// portable kernel gathers one.
+pub fn ohwi_scratch_len(shape: &ConvShape) -> usize {
+    3 * shape.taps()
+}
+
 /// Channels of the parameter arrays, padding included.
 pub fn padded_channels(out_c: u16, layout: Layout) -> usize {
     match layout {
         Layout::Ohwi => usize::from(out_c),
         Layout::K8N16 => k8n16::Blocks::of(out_c).channels(),
+        Layout::K4N2 => k4n2::padded_channels(out_c),
+        Layout::K8N4 => k8n4::channels(out_c),
     }
 }
 
@@ -263,5 +329,7 @@ pub fn weights_len(shape: &ConvShape, layout: Layout) -> usize {
     match layout {
         Layout::Ohwi => usize::from(shape.out_c) * shape.taps(),
         Layout::K8N16 => k8n16::weights_len(shape),
+        Layout::K4N2 => k4n2::weights_len(shape),
+        Layout::K8N4 => k8n4::weights_len(shape),
     }
 }

@@ -1,7 +1,7 @@
-//! Portable convolutions over both weight layouts.
+//! Portable convolutions over all weight layouts.
 
 use crate::arith::{add_narrow, add_wide, join, requantize, split};
-use crate::kernels::{ConvCall, Params, k8n16};
+use crate::kernels::{ConvCall, k4n2, k8n4, k8n16};
 use crate::op::ConvShape;
 
 /// One input pixel's channels of a window, or the border.
@@ -55,26 +55,61 @@ fn store(call: &mut ConvCall<'_>, at: usize, acc: i32, multiplier: i32, right_sh
     call.out_hi[at] ^= flip;
 }
 
+/// Brings the int8 window of output pixel `pixel` to the scratch memory, in OHWI order.
+fn gather(call: &mut ConvCall<'_>, window: &Window<'_>, pixel: usize) {
+    let shape = call.conv.shape;
+    let (kernel, channels) = (usize::from(shape.kernel), usize::from(shape.in_c));
+    let place = (pixel / shape.out_w(), pixel % shape.out_w());
+    let mut to = call.scratch.iter_mut();
+    for tap in 0..kernel * kernel {
+        for (c, to) in to.by_ref().take(channels).enumerate() {
+            *to = window.at(place, (tap / kernel, tap % kernel), c) as u8;
+        }
+    }
+}
+
+/// Product of bytes.
+fn dot(acc: i32, x: &[u8], w: &[u8]) -> i32 {
+    x.iter().zip(w).fold(acc, |acc, (&x, &w)| acc.wrapping_add(i32::from(x as i8) * i32::from(w as i8)))
+}
+
 /// [`crate::op::Layout::Ohwi`].
 pub fn ohwi(call: &mut ConvCall<'_>) {
     let shape = call.conv.shape;
-    let (kernel, channels, out_c) = (usize::from(shape.kernel), usize::from(shape.in_c), usize::from(shape.out_c));
+    let (taps, out_c) = (shape.taps(), usize::from(shape.out_c));
     let window = window(call);
-    let weights = call.weights;
     for pixel in 0..shape.out_h() * shape.out_w() {
-        let place = (pixel / shape.out_w(), pixel % shape.out_w());
-        for c in 0..out_c {
-            let params = Params::new(call.params, out_c);
+        gather(call, &window, pixel);
+        for (c, row) in call.weights.chunks_exact(taps).take(out_c).enumerate() {
+            let params = call.channel_params();
+            let acc = dot(params.bias(c), &call.scratch[..taps], row);
             let (multiplier, right_shift) = (params.multiplier(c), params.right_shift[c]);
-            let mut acc = params.bias(c);
-            let mut taps = weights[c * shape.taps()..].iter();
-            for tap in 0..kernel * kernel {
-                for (i, &w) in taps.by_ref().take(channels).enumerate() {
-                    let x = window.at(place, (tap / kernel, tap % kernel), i);
-                    acc = acc.wrapping_add(i32::from(x) * i32::from(w as i8));
-                }
-            }
             store(call, pixel * out_c + c, acc, multiplier, right_shift);
+        }
+    }
+}
+
+/// [`crate::op::Layout::K4N2`].
+pub fn k4n2(call: &mut ConvCall<'_>) {
+    let shape = call.conv.shape;
+    let (taps, padded, out_c) = (shape.taps(), k4n2::padded_taps(&shape), usize::from(shape.out_c));
+    let window = window(call);
+    for pixel in 0..shape.out_h() * shape.out_w() {
+        gather(call, &window, pixel);
+        call.scratch[taps..padded].fill(0);
+        for (pair, steps) in call.weights.chunks_exact(2 * padded).enumerate() {
+            let params = call.channel_params();
+            let mut acc = [params.bias(2 * pair), params.bias(2 * pair + 1)];
+            let steps = steps.as_chunks::<{ 2 * k4n2::STEP }>().0;
+            for (w, x) in steps.iter().zip(call.scratch.as_chunks::<{ k4n2::STEP }>().0) {
+                let (first, second) = w.split_at(k4n2::STEP);
+                acc = [dot(acc[0], x, first), dot(acc[1], x, second)];
+            }
+            for (c, acc) in (2 * pair..out_c).zip(acc) {
+                let params = call.channel_params();
+                let (multiplier, right_shift) = (params.multiplier(c), params.right_shift[c]);
+                store(call, pixel * out_c + c, acc, multiplier, right_shift);
+            }
         }
     }
 }
@@ -138,6 +173,35 @@ fn tail_sums(call: &ConvCall<'_>, pixel: usize, full: usize) -> [i32; 8] {
             }
         }
     });
+    acc
+}
+
+/// [`crate::op::Layout::K8N4`].
+pub fn k8n4(call: &mut ConvCall<'_>) {
+    let shape = call.conv.shape;
+    for pixel in 0..shape.out_h() * shape.out_w() {
+        for first in (0..usize::from(shape.out_c)).step_by(k8n4::GROUP) {
+            let acc = group_sums(call, pixel, first);
+            store_block(call, pixel, first, &acc);
+        }
+    }
+}
+
+/// Sums of a group of channels that starts at channel `first`.
+fn group_sums(call: &ConvCall<'_>, pixel: usize, first: usize) -> [i32; k8n4::GROUP] {
+    let (shape, params, window) = (call.conv.shape, call.channel_params(), window(call));
+    let place = (pixel / shape.out_w(), pixel % shape.out_w());
+    let mut acc: [i32; k8n4::GROUP] = core::array::from_fn(|n| params.bias(first + n));
+    for s in 0..k8n4::steps(&shape) {
+        let w = &call.weights[k8n4::weight_at(&shape, first, s, 0)..][..k8n4::GROUP_STEP];
+        for k in 0..k8n4::STEP {
+            let Some((row, column, c)) = k8n4::tap(&shape, s, k) else { continue };
+            let x = i32::from(window.at(place, (row, column), c));
+            for (n, acc) in acc.iter_mut().enumerate() {
+                *acc = acc.wrapping_add(x * i32::from(w[k / 4 * 16 + n * 4 + k % 4] as i8));
+            }
+        }
+    }
     acc
 }
 

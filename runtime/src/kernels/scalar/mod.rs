@@ -12,17 +12,53 @@ use crate::op::Layout;
 pub const OHWI: Backend = Backend {
     isa: Isa::Scalar,
     layout: Layout::Ohwi,
-    conv: ConvKernel { name: "qs8_conv_1x1_scalar", tile: (1, 1), scratch_len: |_| 0, run: conv::ohwi },
+    conv: ConvKernel {
+        name: "qs8_conv_1x1_scalar",
+        tile: (1, 1),
+        scratch_len: super::ohwi_scratch_len,
+        run: conv::ohwi,
+    },
     shortcut: shortcut::run,
     pool: pool::run,
     dense: dense::rows,
 };
 
-/// The vector layout, one pixel by one block at a time.
+/// Pairs of channels by 4 taps, as cores with the DSP extension want them.
+pub const K4N2: Backend = Backend {
+    isa: Isa::Scalar,
+    layout: Layout::K4N2,
+    conv: ConvKernel {
+        name: "qs8_conv_1x1_k4n2_scalar",
+        tile: (1, 1),
+        scratch_len: crate::kernels::k4n2::scratch_len,
+        run: conv::k4n2,
+    },
+    shortcut: shortcut::run,
+    pool: pool::run,
+    dense: dense::packed,
+};
+
+/// The layout of x86 vector units, one pixel by one block at a time.
 pub const K8N16: Backend = Backend {
     isa: Isa::Scalar,
     layout: Layout::K8N16,
     conv: ConvKernel { name: "qs8_conv_1x16_k8n16_scalar", tile: (1, 16), scratch_len: |_| 0, run: conv::k8n16 },
+    shortcut: shortcut::run,
+    pool: pool::run,
+    dense: dense::packed,
+};
+
+/// The layout of 64-bit Arm, one pixel by one group of channels at a time. Needs no scratch memory, but asks for what the
+/// vector kernels need: compilers on other machines learn it from here.
+pub const K8N4: Backend = Backend {
+    isa: Isa::Scalar,
+    layout: Layout::K8N4,
+    conv: ConvKernel {
+        name: "qs8_conv_1x4_k8n4_scalar",
+        tile: (1, 4),
+        scratch_len: super::k8n4::scratch_len,
+        run: conv::k8n4,
+    },
     shortcut: shortcut::run,
     pool: pool::run,
     dense: dense::packed,

@@ -41,11 +41,13 @@ pub fn available(isa: Isa) -> bool {
     use std::arch::is_x86_feature_detected as has;
     match isa {
         Isa::Scalar => true,
+        Isa::Dsp | Isa::Mve => false,
         Isa::Avx2 => has!("avx2"),
         Isa::AvxVnni => has!("avx2") && has!("avxvnni"),
         Isa::Avx512Vnni => {
             has!("avx2") && has!("avx512f") && has!("avx512bw") && has!("avx512vl") && has!("avx512vnni")
         }
+        _ => false,
     }
 }
 
@@ -54,6 +56,7 @@ pub fn available(isa: Isa) -> bool {
 pub fn available(isa: Isa) -> bool {
     match isa {
         Isa::Scalar => true,
+        Isa::Dsp | Isa::Mve => false,
         Isa::Avx2 => cfg!(target_feature = "avx2"),
         Isa::AvxVnni => cfg!(all(target_feature = "avx2", target_feature = "avxvnni")),
         Isa::Avx512Vnni => cfg!(all(
@@ -63,5 +66,6 @@ pub fn available(isa: Isa) -> bool {
             target_feature = "avx512vl",
             target_feature = "avx512vnni"
         )),
+        _ => false,
     }
 }

@@ -1,0 +1,52 @@
+//! Finishes a sum as the law is written, for outputs without a fast way.
+
+use crate::arith::{add_narrow, add_wide, join, requantize, split};
+use crate::format::u32_at;
+use crate::kernels::Params;
+use crate::op::Limits;
+
+/// Where results go.
+pub(super) struct Out {
+    pub(super) limits: Limits,
+    pub(super) accumulate: bool,
+    pub(super) hi: *mut u8,
+    /// Null where the output is narrow.
+    pub(super) lo: *mut u8,
+    /// Channels of a pixel.
+    pub(super) channels: usize,
+}
+
+impl Out {
+    /// Requantizes `acc` and stores it as channel `c` of pixel `p`.
+    ///
+    /// # Safety
+    /// The output exists in every plane.
+    pub(super) unsafe fn store(&self, params: &Params<'_>, acc: i32, p: usize, c: usize) {
+        let right_shift = params.right_shift.get(c).map_or(62, |&r| r);
+        let value = requantize(acc, u32_at(params.multiplier, 4 * c) as i32, right_shift);
+        let (wide, at) = (!self.lo.is_null(), p * self.channels + c);
+        // SAFETY: promised by the caller.
+        unsafe {
+            let (hi, lo) = (self.hi.add(at), self.lo.wrapping_add(at));
+            let base = match (self.accumulate, wide) {
+                (false, _) => self.limits.zero,
+                (true, true) => join(*hi, *lo),
+                (true, false) => i16::from(*hi as i8),
+            };
+            let sum = if wide { add_wide(base, value) } else { add_narrow(base, value) };
+            let out = sum.max(self.limits.min).min(self.limits.max);
+            if wide {
+                (*hi, *lo) = split(out);
+            } else {
+                *hi = out as u8;
+            }
+        }
+    }
+
+    /// Whether saturated bytes are all that the layer asks for: limits of a byte, a narrow output, and right shifts for
+    /// which the high half of the product is enough.
+    pub(super) fn plain_bytes(&self, params: &Params<'_>) -> bool {
+        let full = self.limits.min <= i16::from(i8::MIN) && self.limits.max >= i16::from(i8::MAX);
+        full && self.lo.is_null() && params.right_shift.iter().all(|&r| r >= 33)
+    }
+}
