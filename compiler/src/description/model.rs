@@ -79,7 +79,8 @@ pub enum ClassifierKind {
     Linear,
     /// `s * normalize(f) . normalize(W)` with the columns of `W`, which is `[features][classes]`; no bias (RIDE).
     Normed,
-    /// `s * normalize(f) . normalize(W) + b` with the rows of `W`, which is `[classes][features]` (NCL).
+    /// `s * normalize(f) . normalize(W) + b` with the rows of `W`, which is `[classes][features]` (NCL). A zero feature
+    /// gives the bias.
     Cosine,
     /// `W' (r1 + r2 + r3)`, where `r` is a 1 x 1 convolution with batch normalisation and ReLU of the pooled feature in
     /// three equal pieces, and `W'` has the rows of `W` divided by their norms to the power of gamma; no bias (`ResLT`).

@@ -141,3 +141,41 @@ pub enum Counts {
     /// In a file, one integer a line; relative to the description's folder.
     File(PathBuf),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn router(criterion: Option<RouterKind>, threshold: Option<f32>) -> Rules {
+        let router = Some(RouterTable { criterion, threshold: threshold.map(Values::One) });
+        Rules { router, ..Rules::default() }
+    }
+
+    #[test]
+    fn a_threshold_stays_with_its_criterion() {
+        let file = router(Some(RouterKind::Margin), Some(2.0));
+        let threshold = router(None, Some(3.0)).or(&file).router.unwrap();
+        assert_eq!(threshold, router(Some(RouterKind::Margin), Some(3.0)).router.unwrap());
+        let criterion = router(Some(RouterKind::Entropy), None).or(&file).router.unwrap();
+        assert_eq!(criterion, router(Some(RouterKind::Entropy), None).router.unwrap());
+        let same = router(Some(RouterKind::Margin), None).or(&file).router.unwrap();
+        assert_eq!(same, file.router.clone().unwrap());
+        assert_eq!(Rules::default().or(&file), file);
+    }
+
+    #[test]
+    fn counts_stay_with_another_tau() {
+        let table = |tau, counts| AdjustmentTable { tau: Values::One(tau), counts };
+        let counts = Some(Counts::List(vec![5, 3]));
+        let file = Rules { adjustment: Some(table(1.0, counts.clone())), ..Rules::default() };
+        let asked = Rules { adjustment: Some(table(2.0, None)), ..Rules::default() };
+        assert_eq!(asked.or(&file).adjustment, Some(table(2.0, counts)));
+    }
+
+    #[test]
+    fn one_value_or_one_for_each() {
+        assert_eq!(Values::One(1).spread(3), Ok(vec![1, 1, 1]));
+        assert_eq!(Values::Each(vec![1, 2]).spread(2), Ok(vec![1, 2]));
+        assert_eq!(Values::Each(vec![1, 2]).spread(3), Err(2));
+    }
+}
