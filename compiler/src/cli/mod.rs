@@ -59,7 +59,7 @@ RAYON_NUM_THREADS limits the threads of build, calibrate and verify; results do 
 
 #[derive(Subcommand)]
 enum Verb {
-    Build(build::BuildArgs),
+    Build(Box<build::BuildArgs>),
     Calibrate(calibrate::CalibrateArgs),
     Inspect(inspect::InspectArgs),
     Run(run::RunArgs),
