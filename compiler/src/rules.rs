@@ -45,7 +45,9 @@ fn check_routers(rules: &Rules, network: &Network) -> Result<()> {
         return Ok(());
     }
     let combined = rules.combiner.as_ref().is_some_and(|table| table.kind != CombinerKind::Mean);
-    for (asked, table) in [(combined, "[combiner] kind"), (rules.adjustment.is_some(), "[logit_adjustment]")] {
+    for (asked, table) in
+        [(combined, "[combiner] (--combiner)"), (rules.adjustment.is_some(), "[logit_adjustment] (--logit-adjustment)")]
+    {
         ensure!(
             !asked,
             "{table} changes the logits that the model's trained routers look at, and they were trained on the plain mean; \
