@@ -429,6 +429,7 @@ fn dequantize(step: &Step, output: Output<'_>, into: &mut Vec<f32>) {
         Op::Load(_) => -128,
         Op::Conv(conv) => conv.limits.zero,
         Op::Shortcut(shortcut) => shortcut.limits.zero,
+        Op::MaxPool(pool) => pool.zero,
         Op::Pool(pool) => {
             let feature = output.hi.as_chunks::<2>().0.iter().take(usize::from(pool.channels));
             return into.extend(feature.map(|bytes| real(i16::from_le_bytes(*bytes), 0)));

@@ -45,7 +45,7 @@ def peer(runtime, path, x):
         hints = {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False}
         request = core.compile_model(core.read_model(path), "CPU", hints).create_infer_request()
         request.set_input_tensor(ov.Tensor(x, shared_memory=True))
-        return request.infer
+        return lambda keep=x: request.infer()  # the tensor does not own its memory
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(model_path=path, num_threads=1)

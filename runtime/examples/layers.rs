@@ -18,7 +18,7 @@ struct Layer {
 }
 
 const fn layer(name: &'static str, side: u16, c: (u16, u16), stride: u8, wide: (bool, bool), n: (u32, u32)) -> Layer {
-    let shape = ConvShape { in_h: side, in_w: side, in_c: c.0, out_c: c.1, kernel: 3, stride, padding: 1 };
+    let shape = ConvShape { in_h: side, in_w: side, in_c: c.0, out_c: c.1, kernel: 3, stride, padding: 1, groups: 1 };
     Layer { name, shape, wide: wide.0, accumulate: wide.1, in_stem: n.0, in_expert: n.1 }
 }
 
@@ -100,6 +100,7 @@ fn time_conv(backend: &Backend, layer: &Layer) -> f64 {
         source: if image { Source::Image } else { Source::Arena(0) },
         out: Planes { hi: 0, lo: layer.wide.then_some(0) },
         accumulate: layer.accumulate,
+        raw: false,
         limits: if layer.wide {
             Limits { zero: -32640, min: -32640, max: i16::MAX }
         } else {
@@ -111,7 +112,7 @@ fn time_conv(backend: &Backend, layer: &Layer) -> f64 {
         layout: backend.layout,
         acc_bits: 20,
     };
-    let channels = kernels::padded_channels(shape.out_c, backend.layout);
+    let channels = kernels::padded_channels(&shape, backend.layout);
     let mut params: Vec<u8> = noise(2 * channels).chunks(2).flat_map(|b| [b[0], b[1], 0, 0]).collect();
     params.extend(noise(4 * channels).chunks(4).flat_map(|b| [b[0], b[1], b[2], b[3] & 0x3f | 0x40]));
     params.extend(noise(channels).iter().map(|b| if layer.wide { 30 } else { 36 } + b % 4));

@@ -10,6 +10,10 @@
 //!   point or to the residual; then the activation's own limits apply ([`add_narrow`], [`add_wide`]). A wide output is
 //!   requantized in steps of two and added twice, because the distance from its zero point to its largest value takes 17
 //!   bits: a single convolution must be able to cross all of it.
+//! * Where a projection is added to the main branch, the first of the two keeps its requantized values *raw*: 16 bits in
+//!   those steps of two, without zero point. The other one adds to them, with saturation, before the zero point
+//!   ([`add_raw`]): neither branch has to fit the output's range, only their sum has.
+//! * Max pooling compares the values themselves, 16-bit ones as a whole; nothing is rescaled.
 //! * Classifier and router leave integers at the last moment: IEEE-754 binary32, one operation at a time, in the order
 //!   written in [`crate::op`]; no fused multiply-add, no mathematical library.
 
@@ -46,6 +50,12 @@ pub fn add_narrow(base: i16, value: i16) -> i16 {
 #[inline(always)]
 pub fn add_wide(base: i16, value: i16) -> i16 {
     base.saturating_add(value).saturating_add(value)
+}
+
+/// Adds a requantized value to a raw one; both count steps of two of a wide output with this zero point.
+#[inline(always)]
+pub fn add_raw(zero: i16, raw: i16, value: i16) -> i16 {
+    add_wide(zero, raw.saturating_add(value))
 }
 
 /// Joins the two planes of a wide activation.
@@ -119,6 +129,15 @@ mod tests {
             let two_steps = (i64::from(high) + (1 << (n - 1))) >> n;
             assert_eq!(i64::from(requantize(acc, m, r)), two_steps.clamp(-32768, 32767));
         }
+    }
+
+    #[test]
+    fn raw_sums_cross_the_range_of_the_output() {
+        let zero = -32640;
+        assert_eq!(add_raw(zero, -20_000, 20_003), zero + 6);
+        assert_eq!(add_raw(zero, 30_000, 30_000), i16::MAX);
+        assert_eq!(add_raw(zero, i16::MIN, -1), i16::MIN);
+        assert_eq!(add_raw(zero, 32_700, 0), 32_760);
     }
 
     #[test]

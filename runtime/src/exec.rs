@@ -4,7 +4,7 @@ use crate::Error;
 use crate::arith::join;
 use crate::confidence;
 use crate::format::f32_at;
-use crate::kernels::{Backend, ConvCall, DenseCall, PoolCall, ShortcutCall};
+use crate::kernels::{Backend, ConvCall, DenseCall, MaxPoolCall, PoolCall, ShortcutCall};
 use crate::model::{Model, Part, PartId, router_scratch};
 use crate::op::{Assignment, Op, Router, Rule, Source, Step};
 use core::ops::Range;
@@ -136,6 +136,12 @@ fn run_step(cx: Context<'_, '_>, part: &Part<'_>, step: &Step, arena: &mut [u8])
                 ShortcutCall { shortcut, in_hi: s.in_hi, in_lo: s.in_lo, out_hi: s.out_hi, out_lo: s.out_lo, flip };
             // SAFETY: a session holds a backend only if `Isa::available` said yes.
             unsafe { (backend.shortcut)(&mut call) }
+        }
+        Op::MaxPool(pool) => {
+            let mut call =
+                MaxPoolCall { pool, in_hi: s.in_hi, in_lo: s.in_lo, out_hi: s.out_hi, out_lo: s.out_lo, flip };
+            // SAFETY: a session holds a backend only if `Isa::available` said yes.
+            unsafe { (backend.max_pool)(&mut call) }
         }
         Op::Pool(pool) => {
             let mut call = PoolCall { pool, in_hi: s.in_hi, in_lo: s.in_lo, out: s.out_hi, flip };

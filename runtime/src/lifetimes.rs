@@ -48,7 +48,7 @@ fn check_place(part: &Part<'_>, i: usize, op: &Op) -> Result<(), &'static str> {
         Op::Pool(_) => expert && left == 2,
         Op::Head(_) => expert && left == 1,
         Op::Load(_) => !expert,
-        Op::Conv(_) | Op::Shortcut(_) => !expert || left > 2,
+        Op::Conv(_) | Op::Shortcut(_) | Op::MaxPool(_) => !expert || left > 2,
     };
     if !fits {
         return Err("an expert must end with pooling and classifier, which belong nowhere else");

@@ -8,7 +8,7 @@ use crate::format::{MAX_EXPERTS, f32_at, u16_at, u32_at};
 use crate::kernels::{self, dense};
 use crate::lifetimes;
 use crate::op::{
-    Assignment, Conv, Dense, Layout, Limits, Op, Planes, Router, Shortcut, Source, Span, Step, feature_norm_at,
+    Assignment, Conv, Dense, Layout, Limits, MaxPool, Op, Planes, Router, Shortcut, Source, Span, Step, feature_norm_at,
 };
 
 /// One of the pieces that run one after the other.
@@ -321,6 +321,7 @@ impl<'m> Model<'m> {
             Op::Load(_) => Ok(()),
             Op::Conv(c) => self.check_conv(part, c),
             Op::Shortcut(s) => check_shortcut(s),
+            Op::MaxPool(m) => check_max_pool(m),
             Op::Pool(p) => match () {
                 () if p.pixels == 0 || p.pixels > 32768 => Err("pooled area is out of range"),
                 () if p.shift > 31 => Err("shift is out of range"),
@@ -385,9 +386,13 @@ impl<'m> Model<'m> {
         if !(1..=15).contains(&s.kernel) || !(1..=8).contains(&s.stride) || s.padding >= s.kernel {
             return Err("window, stride or padding is out of range");
         }
+        if s.groups == 0 || !s.in_c.is_multiple_of(s.groups) || !s.out_c.is_multiple_of(s.groups) {
+            return Err("groups do not divide the channels");
+        }
         let weights = s.taps() as u64 * u64::from(s.out_c);
         if too_large([s.in_h, s.in_w, s.in_c], [s.out_h(), s.out_w()], s.out_c)
             || s.taps() > 1 << 16
+            || kernels::weights_len(&s, c.layout) > 1 << 28
             || weights > 1 << 28
         {
             return Err("convolution is too large");
@@ -399,6 +404,7 @@ impl<'m> Model<'m> {
             return Err("weight layout differs from the model's");
         }
         check_limits(c.limits, c.out)?;
+        check_raw(c)?;
         if s.in_c > 4 && c.border != [c.border[0]; 4] {
             return Err("border differs between channels");
         }
@@ -409,7 +415,7 @@ impl<'m> Model<'m> {
             return Err("weights have the wrong length");
         }
         span(part.bytes, c.weights)?;
-        let params = kernels::Params::new(span(part.bytes, c.params)?, kernels::padded_channels(s.out_c, c.layout));
+        let params = kernels::Params::new(span(part.bytes, c.params)?, kernels::padded_channels(&s, c.layout));
         if params.right_shift.iter().any(|r| !(MIN_RIGHT_SHIFT..=MAX_RIGHT_SHIFT).contains(r)) {
             return Err("a right shift is out of range");
         }
@@ -463,6 +469,33 @@ fn check_limits(l: Limits, out: Planes) -> Result<(), &'static str> {
     let fits = |v| out.lo.is_some() || narrow.contains(&v);
     if l.min > l.max || ![l.zero, l.min, l.max].into_iter().all(fits) {
         return Err("zero point or limits are out of range");
+    }
+    Ok(())
+}
+
+/// Raw values have 16 bits, no zero point and no limits.
+fn check_raw(c: &Conv) -> Result<(), &'static str> {
+    if c.raw && c.out.lo.is_none() {
+        return Err("raw values must be wide");
+    }
+    if c.raw && !c.accumulate && c.limits != (Limits { zero: 0, min: i16::MIN, max: i16::MAX }) {
+        return Err("raw values have no zero point and no limits");
+    }
+    Ok(())
+}
+
+fn check_max_pool(m: &MaxPool) -> Result<(), &'static str> {
+    if m.in_h == 0 || m.in_w == 0 || m.channels == 0 || m.out_h() == 0 || m.out_w() == 0 {
+        return Err("max pooling is empty");
+    }
+    if !(1..=15).contains(&m.kernel) || !(1..=8).contains(&m.stride) || m.padding >= m.kernel {
+        return Err("window, stride or padding is out of range");
+    }
+    if m.source.lo.is_some() != m.out.lo.is_some() {
+        return Err("max pooling joins a narrow and a wide activation");
+    }
+    if too_large([m.in_h, m.in_w, m.channels], [m.out_h(), m.out_w()], m.channels) {
+        return Err("max pooling is too large");
     }
     Ok(())
 }

@@ -105,6 +105,9 @@ pub struct ConvShape {
     pub stride: u8,
     /// Padding on each side.
     pub padding: u8,
+    /// Groups; each reads its share of the input channels and writes its share of the output channels, both in order.
+    /// 1 is an ordinary convolution.
+    pub groups: u16,
 }
 
 impl ConvShape {
@@ -136,9 +139,19 @@ impl ConvShape {
         self.out_h() * self.out_w() * usize::from(self.out_c)
     }
 
+    /// Input channels of one group.
+    pub fn group_in(self) -> usize {
+        usize::from(self.in_c) / usize::from(self.groups.max(1))
+    }
+
+    /// Output channels of one group.
+    pub fn group_out(self) -> usize {
+        usize::from(self.out_c) / usize::from(self.groups.max(1))
+    }
+
     /// Multiplications of one output channel of one pixel.
     pub fn taps(self) -> usize {
-        usize::from(self.kernel) * usize::from(self.kernel) * usize::from(self.in_c)
+        usize::from(self.kernel) * usize::from(self.kernel) * self.group_in()
     }
 
     /// Multiply-accumulates, padding included.
@@ -170,6 +183,11 @@ pub struct Conv {
     pub out: Planes,
     /// Whether the residual, already in `out`, is added.
     pub accumulate: bool,
+    /// Whether the residual is *raw*: requantized values of a projection, in steps of two of the wide output and
+    /// without a zero point, so that a sum that a ReLU cuts off afterwards does not share the output's range with what
+    /// is cut off. Without `accumulate` the convolution writes such values; with it, it adds to them before the zero
+    /// point ([`crate::arith::add_raw`]). Raw values are always wide.
+    pub raw: bool,
     /// Zero point and limits of the output.
     pub limits: Limits,
     /// What the input holds outside of its borders, as int8 bits: one byte a channel for up to four channels, the same
@@ -234,6 +252,65 @@ impl Shortcut {
     /// Bytes of one output plane.
     pub fn output_len(&self) -> usize {
         self.out_h() * self.out_w() * usize::from(self.out_c)
+    }
+}
+
+/// Maximum over windows of each channel: values keep their scale and zero point; those of a wide activation are compared
+/// as joined 16-bit numbers. What lies beyond the border never wins.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct MaxPool {
+    /// Input rows.
+    pub in_h: u16,
+    /// Input columns.
+    pub in_w: u16,
+    /// Channels.
+    pub channels: u16,
+    /// Window height and width.
+    pub kernel: u8,
+    /// Spatial stride.
+    pub stride: u8,
+    /// Padding on each side, smaller than the window: each window holds a pixel.
+    pub padding: u8,
+    /// Input planes (wide iff the output is).
+    pub source: Planes,
+    /// Output planes.
+    pub out: Planes,
+    /// Zero point of input and output, for reports.
+    pub zero: i16,
+}
+
+impl MaxPool {
+    fn window(&self) -> ConvShape {
+        let (in_c, groups) = (self.channels, self.channels);
+        let (kernel, stride, padding) = (self.kernel, self.stride, self.padding);
+        ConvShape { in_h: self.in_h, in_w: self.in_w, in_c, out_c: in_c, kernel, stride, padding, groups }
+    }
+
+    /// Output rows.
+    pub fn out_h(&self) -> usize {
+        self.window().out_h()
+    }
+
+    /// Output columns.
+    pub fn out_w(&self) -> usize {
+        self.window().out_w()
+    }
+
+    /// Bytes of one input plane.
+    pub fn input_len(&self) -> usize {
+        self.window().input_len()
+    }
+
+    /// Bytes of one output plane.
+    pub fn output_len(&self) -> usize {
+        self.window().output_len()
+    }
+
+    /// Input rows (for `size` rows) or columns of the window at `place`; never empty for a checked operation.
+    pub fn inside(&self, place: usize, size: u16) -> core::ops::Range<usize> {
+        let start = place * usize::from(self.stride);
+        let end = (start + usize::from(self.kernel)).saturating_sub(usize::from(self.padding));
+        start.saturating_sub(usize::from(self.padding))..end.min(usize::from(size))
     }
 }
 
@@ -407,6 +484,8 @@ pub enum Op {
     Load(Load),
     /// Option-A shortcut.
     Shortcut(Shortcut),
+    /// Maximum over windows.
+    MaxPool(MaxPool),
     /// Global average pooling.
     Pool(Pool),
     /// Classifier.
@@ -430,13 +509,13 @@ impl Op {
         match self {
             Op::Conv(c) => c.shape.macs(),
             Op::Head(h) => u64::from(h.dense.features) * u64::from(h.dense.outputs),
-            Op::Load(_) | Op::Shortcut(_) | Op::Pool(_) => 0,
+            Op::Load(_) | Op::Shortcut(_) | Op::MaxPool(_) | Op::Pool(_) => 0,
         }
     }
 
     /// Whether its output is an activation (and not a feature or logits).
     pub fn is_activation(&self) -> bool {
-        matches!(self, Op::Load(_) | Op::Conv(_) | Op::Shortcut(_))
+        matches!(self, Op::Load(_) | Op::Conv(_) | Op::Shortcut(_) | Op::MaxPool(_))
     }
 
     /// Short name of the kind.
@@ -445,6 +524,7 @@ impl Op {
             Op::Load(_) => "load",
             Op::Conv(_) => "conv",
             Op::Shortcut(_) => "shortcut",
+            Op::MaxPool(_) => "max-pool",
             Op::Pool(_) => "pool",
             Op::Head(_) => "head",
         }
@@ -457,6 +537,7 @@ impl Op {
             Op::Load(l) => [Some((l.out as usize, l.len as usize)), None],
             Op::Conv(c) => planes(c.out, c.shape.output_len()),
             Op::Shortcut(s) => planes(s.out, s.output_len()),
+            Op::MaxPool(m) => planes(m.out, m.output_len()),
             Op::Pool(p) => [Some((p.out as usize, p.output_len())), None],
             Op::Head(h) => [Some((h.out as usize, 4 * usize::from(h.dense.outputs))), None],
         }
@@ -473,6 +554,10 @@ impl Op {
             Op::Shortcut(s) => {
                 let len = s.input_len();
                 [Some((s.source.hi as usize, len)), s.source.lo.map(|lo| (lo as usize, len))]
+            }
+            Op::MaxPool(m) => {
+                let len = m.input_len();
+                [Some((m.source.hi as usize, len)), m.source.lo.map(|lo| (lo as usize, len))]
             }
             Op::Pool(p) => {
                 let len = p.input_len();

@@ -1,6 +1,6 @@
 //! The naive oracle: a convolution as the arithmetic law defines it, on plain weights. Every kernel is compared with it.
 
-use crate::arith::{add_narrow, add_wide, requantize};
+use crate::arith::{add_narrow, add_raw, add_wide, requantize};
 use crate::op::{ConvShape, Limits};
 
 /// A convolution on plain tensors; all activations are int8 or 16-bit values, not planes.
@@ -24,22 +24,25 @@ pub struct Conv<'a> {
     pub limits: Limits,
     /// Whether the output is wide.
     pub wide: bool,
+    /// Whether the residual is raw, or the output where there is none.
+    pub raw: bool,
 }
 
 impl Conv<'_> {
     /// The accumulator of output (`y`, `x`, `c`).
     pub fn acc(&self, y: usize, x: usize, c: usize) -> i32 {
         let s = self.shape;
-        let (kernel, channels) = (usize::from(s.kernel), usize::from(s.in_c));
+        let (kernel, channels, all) = (usize::from(s.kernel), s.group_in(), usize::from(s.in_c));
+        let first = c / s.group_out() * channels;
         let mut acc = self.bias[c];
         for (tap, w) in self.weights[c * s.taps()..(c + 1) * s.taps()].iter().enumerate() {
-            let (row, column, i) = (tap / channels / kernel, tap / channels % kernel, tap % channels);
+            let (row, column, i) = (tap / channels / kernel, tap / channels % kernel, first + tap % channels);
             let from =
                 |out: usize, tap: usize| (out * usize::from(s.stride) + tap) as isize - isize::from(s.padding as i8);
             let (iy, ix) = (from(y, row), from(x, column));
             let inside = (0..s.in_h as isize).contains(&iy) && (0..s.in_w as isize).contains(&ix);
             let v = if inside {
-                self.input[(iy as usize * usize::from(s.in_w) + ix as usize) * channels + i]
+                self.input[(iy as usize * usize::from(s.in_w) + ix as usize) * all + i]
             } else {
                 self.border[i % 4]
             };
@@ -52,7 +55,12 @@ impl Conv<'_> {
     pub fn output(&self, y: usize, x: usize, c: usize, residual: Option<i16>) -> i16 {
         let value = requantize(self.acc(y, x, c), self.multiplier[c], self.right_shift[c]);
         let base = residual.unwrap_or(self.limits.zero);
-        let sum = if self.wide { add_wide(base, value) } else { add_narrow(base, value) };
+        let sum = match (self.raw, residual) {
+            (true, Some(raw)) => add_raw(self.limits.zero, raw, value),
+            (true, None) => value,
+            (false, _) if self.wide => add_wide(base, value),
+            (false, _) => add_narrow(base, value),
+        };
         sum.clamp(self.limits.min, self.limits.max)
     }
 }

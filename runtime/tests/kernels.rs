@@ -67,3 +67,18 @@ fn pools() {
 fn shortcuts() {
     sweep(8).shortcuts();
 }
+
+#[test]
+fn groups() {
+    sweep(9).groups();
+}
+
+#[test]
+fn imagenet_layers() {
+    sweep(10).imagenet_layers();
+}
+
+#[test]
+fn max_pools() {
+    sweep(11).max_pools();
+}

@@ -3,7 +3,7 @@
 //! any other, but kernels may differ on it.
 
 use ride_runtime::Model;
-use ride_runtime::kernels::{Params, dense, k4n2, k8n4, k8n16, padded_channels};
+use ride_runtime::kernels::{Params, dense, k4n2, k8n4, k8n16, padded_channels, param_at};
 use ride_runtime::op::{Conv, Dense, Layout, Op, Span};
 
 /// Whether all promises hold.
@@ -22,7 +22,7 @@ pub fn kept(model: Model<'_>) -> bool {
         p.steps().all(|step| match &step.op {
             Op::Conv(conv) => conv_keeps(part(p.id), conv),
             Op::Head(head) => dense_keeps(part(p.id), &head.dense),
-            Op::Load(_) | Op::Shortcut(_) | Op::Pool(_) => true,
+            Op::Load(_) | Op::Shortcut(_) | Op::MaxPool(_) | Op::Pool(_) => true,
         })
     });
     let routers = (0..model.experts())
@@ -38,7 +38,7 @@ fn bytes(section: &[u8], span: Span) -> &[u8] {
 
 fn conv_keeps(section: &[u8], conv: &Conv) -> bool {
     let (shape, weights) = (conv.shape, bytes(section, conv.weights));
-    let params = Params::new(bytes(section, conv.params), padded_channels(shape.out_c, conv.layout));
+    let params = Params::new(bytes(section, conv.params), padded_channels(&shape, conv.layout));
     let mut places = vec![false; weights.len()];
     let bounded = (0..usize::from(shape.out_c)).all(|c| {
         let (mut positive, mut negative) = (0i64, 0i64);
@@ -48,7 +48,7 @@ fn conv_keeps(section: &[u8], conv: &Conv) -> bool {
             *(if w > 0 { &mut positive } else { &mut negative }) += w.abs();
         }
         let moved = if conv.layout == Layout::K8N16 { 128 * (positive - negative) } else { 0 };
-        let bias = i64::from(params.bias(c)) + moved;
+        let bias = i64::from(params.bias(param_at(&shape, conv.layout, c))) + moved;
         let (high, low) = (bias + 127 * positive + 128 * negative, bias - 128 * positive - 127 * negative);
         high.max(-low) < 1 << conv.acc_bits
     });
@@ -62,10 +62,16 @@ fn weight_places(conv: &Conv, c: usize) -> Vec<usize> {
         Layout::K4N2 => (0..shape.taps()).map(|tap| k4n2::weight_at(shape, c, tap)).collect(),
         Layout::Ohwi => (c * shape.taps()..(c + 1) * shape.taps()).collect(),
         Layout::K8N16 => {
-            let row_steps = k8n16::row_steps(shape);
-            let bytes = (0..k8n16::steps(shape)).flat_map(|s| (0..k8n16::STEP).map(move |k| (s, k)));
-            let used = bytes.filter(|&(s, k)| k8n16::tap(shape, s % row_steps, k).is_some());
-            used.map(|(s, k)| k8n16::weight_at(shape, c, s, k)).collect()
+            let part = k8n16::Parts::of(shape).shape;
+            let (row_steps, part_out) = (k8n16::row_steps(&part), usize::from(part.out_c));
+            let own = c / shape.group_out() * shape.group_in() % usize::from(part.in_c)..;
+            let own = own.take(shape.group_in());
+            let bytes = (0..k8n16::steps(&part)).flat_map(|s| (0..k8n16::STEP).map(move |k| (s, k)));
+            let used = bytes.filter(|&(s, k)| {
+                k8n16::tap(&part, s % row_steps, k).is_some_and(|(_, channel)| own.clone().any(|i| i == channel))
+            });
+            let first = c / part_out * k8n16::part_weights_len(&part);
+            used.map(|(s, k)| first + k8n16::weight_at(&part, c % part_out, s, k)).collect()
         }
         Layout::K8N4 => {
             let bytes = (0..k8n4::steps(shape)).flat_map(|s| (0..k8n4::STEP).map(move |k| (s, k)));

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use anyhow::{Context, Result, ensure};
 use ride_runtime::arith::{self, add_narrow, add_wide, requantize};
 use ride_runtime::format::header::Kind;
-use ride_runtime::op::{Conv, Dense, Head, Layout, Op, Planes, Pool, Router, Rule, Shortcut, Source, Span};
+use ride_runtime::op::{Conv, Dense, Head, Layout, MaxPool, Op, Planes, Pool, Router, Rule, Shortcut, Source, Span};
 use ride_runtime::{Model, PartId, confidence, oracle};
 
 /// An activation: one number an element, whatever planes it has in the arena.
@@ -117,6 +117,7 @@ impl Machine<'_, '_> {
                 }
                 Op::Conv(c) => self.conv(c)?,
                 Op::Shortcut(s) => self.shortcut(s)?,
+                Op::MaxPool(m) => self.max_pool(m)?,
                 Op::Pool(p) => (self.pool(p)?, None),
                 Op::Head(h) => (self.head(h)?, None),
             };
@@ -166,6 +167,7 @@ impl Machine<'_, '_> {
             right_shift: &params[8 * channels..9 * channels],
             limits: c.limits,
             wide: c.out.lo.is_some(),
+            raw: c.raw,
         };
         let residual = if c.accumulate { Some(self.tensor(c.out.hi)?) } else { None };
         let mut out = Vec::with_capacity(c.shape.output_len());
@@ -198,6 +200,23 @@ impl Machine<'_, '_> {
             }
         }
         Ok(self.keep(s.out, out))
+    }
+
+    fn max_pool(&mut self, m: &MaxPool) -> Result<(Vec<u8>, Option<Vec<u8>>)> {
+        let input = self.tensor(m.source.hi)?;
+        let (h, w, channels) = (i32::from(m.in_h), i32::from(m.in_w), usize::from(m.channels));
+        let (kernel, stride, padding) = (i32::from(m.kernel), i32::from(m.stride), i32::from(m.padding));
+        let mut out = Vec::with_capacity(m.output_len());
+        for pixel in 0..m.out_h() * m.out_w() {
+            let (top, left) = ((pixel / m.out_w()) as i32 * stride, (pixel % m.out_w()) as i32 * stride);
+            for c in 0..channels {
+                let window = (0..kernel * kernel).map(|t| (top + t / kernel - padding, left + t % kernel - padding));
+                let inside = window.filter(|&(y, x)| (0..h).contains(&y) && (0..w).contains(&x));
+                let values = inside.map(|(y, x)| input.values[(y * w + x) as usize * channels + c]);
+                out.push(values.max().context("a window without pixels")?);
+            }
+        }
+        Ok(self.keep(m.out, out))
     }
 
     fn pool(&mut self, p: &Pool) -> Result<Vec<u8>> {

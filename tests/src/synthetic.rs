@@ -46,6 +46,10 @@ pub enum Blocks {
     Basic,
     /// 1x1, 3x3 and 1x1 convolutions and a projection, as in the ImageNet networks.
     Bottleneck,
+    /// The same with the whole stem of these networks (7x7 convolution, max pooling, two blocks) and this many groups.
+    Next(usize),
+    /// The stem of the ImageNet networks in front of two 3x3 convolutions: a residual stream begins at the max pooling.
+    Pooled,
 }
 
 /// Describes a synthetic network.
@@ -109,6 +113,18 @@ impl Recipe {
         Recipe { seed: 3, input, classes: 19, channels: 18, blocks, normalize: false, ..Self::tiny() }
     }
 
+    /// ResNeXt in small: 40x37 pixels, groups of 4, 6 and 12 channels.
+    pub fn next() -> Self {
+        let input = Shape { height: 40, width: 37, channels: 3 };
+        Recipe { seed: 5, input, classes: 29, channels: 32, blocks: Blocks::Next(4), experts: 3, ..Self::tiny() }
+    }
+
+    /// ResNet-10 in small.
+    pub fn pooled() -> Self {
+        let input = Shape { height: 22, width: 27, channels: 3 };
+        Recipe { seed: 6, input, classes: 11, channels: 16, blocks: Blocks::Pooled, normalize: false, ..Self::tiny() }
+    }
+
     /// Two experts without routers, four input channels, channels that fill no block.
     pub fn unrouted() -> Self {
         let input = Shape { height: 6, width: 11, channels: 4 };
@@ -141,6 +157,8 @@ impl Recipe {
             ("tiny", Self::tiny()),
             ("cifar", Self::cifar()),
             ("bottleneck", Self::bottleneck()),
+            ("next", Self::next()),
+            ("pooled", Self::pooled()),
             ("unrouted", Self::unrouted()),
             ("single", Self::single()),
             ("dead", Self::dead()),
@@ -182,9 +200,19 @@ impl Recipe {
 
     fn first_layers(&self, random: &mut Random, name: &str) -> Part {
         let mut part = Builder::new(name, random);
-        let first = part.conv("conv1", 0, [self.input.channels, self.channels], [3, 1]);
-        let relu = part.relu("relu1", first);
-        part.basic("block", relu, [self.channels, self.channels], 1);
+        let (image, channels) = (self.input.channels, self.channels);
+        let window = if matches!(self.blocks, Blocks::Next(_) | Blocks::Pooled) { [7, 2] } else { [3, 1] };
+        let first = part.conv("conv1", 0, [image, channels], window);
+        let mut end = part.relu("relu1", first);
+        if window == [7, 2] {
+            end = part.node("maxpool", Op::MaxPool { kernel: 3, stride: 2, padding: 1 }, &[end]);
+        }
+        if let Blocks::Next(groups) = self.blocks {
+            end = part.bottleneck("block0", end, [channels, channels], 1, groups);
+            part.bottleneck("block1", end, [channels, channels], 1, groups);
+        } else {
+            part.basic("block", end, [channels, channels], 1);
+        }
         part.finish()
     }
 
@@ -193,13 +221,17 @@ impl Recipe {
         let mut part = Builder::after(before, name, random);
         let start = part.nodes.len();
         let end = match self.blocks {
-            Blocks::Basic => {
+            Blocks::Basic | Blocks::Pooled => {
                 let first = part.basic("block0", start, [self.channels, wide], 2);
                 part.basic("block1", first, [wide, wide], 1)
             }
             Blocks::Bottleneck => {
-                let first = part.bottleneck("block0", start, [self.channels, wide], 2);
+                let first = part.bottleneck("block0", start, [self.channels, wide], 2, 1);
                 part.basic("block1", first, [wide, wide], 1)
+            }
+            Blocks::Next(groups) => {
+                let first = part.bottleneck("block0", start, [self.channels, wide], 2, groups);
+                part.bottleneck("block1", first, [wide, wide], 1, groups)
             }
         };
         if self.dead {
@@ -303,11 +335,23 @@ impl<'r> Builder<'r> {
         [in_channels, out_channels]: [usize; 2],
         [kernel, stride]: [usize; 2],
     ) -> ValueId {
-        let taps = kernel * kernel * in_channels;
+        self.grouped(name, input, [in_channels, out_channels], [kernel, stride], 1)
+    }
+
+    /// The same with groups.
+    fn grouped(
+        &mut self,
+        name: &str,
+        input: ValueId,
+        [in_channels, out_channels]: [usize; 2],
+        [kernel, stride]: [usize; 2],
+        groups: usize,
+    ) -> ValueId {
+        let taps = kernel * kernel * in_channels / groups;
         let weight = self.random.many(out_channels * taps, (3.0 / taps as f32).sqrt());
         let bias = self.random.many(out_channels, 0.3);
         let padding = kernel / 2;
-        let conv = Conv { weight, bias, out_channels, in_channels, kernel, stride, padding, groups: 1 };
+        let conv = Conv { weight, bias, out_channels, in_channels, kernel, stride, padding, groups };
         self.node(name, Op::Conv(conv), &[input])
     }
 
@@ -332,16 +376,26 @@ impl<'r> Builder<'r> {
         self.relu(&named("relu2"), sum)
     }
 
-    /// 1x1, 3x3 and 1x1 convolutions beside a projection.
-    fn bottleneck(&mut self, name: &str, input: ValueId, [from, to]: [usize; 2], stride: usize) -> ValueId {
+    /// 1x1, 3x3 and 1x1 convolutions beside a projection, which is left out from the second block of a part on.
+    fn bottleneck(
+        &mut self,
+        name: &str,
+        input: ValueId,
+        [from, to]: [usize; 2],
+        stride: usize,
+        groups: usize,
+    ) -> ValueId {
         let named = |suffix: &str| format!("{name}.{suffix}");
         let inner = to / 2;
         let first = self.conv(&named("conv1"), input, [from, inner], [1, 1]);
         let relu1 = self.relu(&named("relu1"), first);
-        let second = self.conv(&named("conv2"), relu1, [inner, inner], [3, stride]);
+        let second = self.grouped(&named("conv2"), relu1, [inner, inner], [3, stride], groups);
         let relu2 = self.relu(&named("relu2"), second);
         let third = self.conv(&named("conv3"), relu2, [inner, to], [1, 1]);
-        let projection = self.conv(&named("projection"), input, [from, to], [1, stride]);
+        let projection = match name {
+            "block0" => self.conv(&named("projection"), input, [from, to], [1, stride]),
+            _ => input,
+        };
         let sum = self.node(&named("add"), Op::Add, &[third, projection]);
         self.relu(&named("relu3"), sum)
     }

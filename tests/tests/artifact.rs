@@ -218,7 +218,7 @@ fn the_self_test_sees_changed_weights_and_vectors() {
                 let weights = match step.op {
                     Op::Conv(conv) => conv.weights,
                     Op::Head(head) => head.dense.weights,
-                    Op::Load(_) | Op::Shortcut(_) | Op::Pool(_) => continue,
+                    Op::Load(_) | Op::Shortcut(_) | Op::MaxPool(_) | Op::Pool(_) => continue,
                 };
                 for n in 0..4 {
                     let mut changed = forge.clone();

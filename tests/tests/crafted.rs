@@ -263,7 +263,7 @@ fn impossible_parameters_are_refused() {
         let forge = Forge::of(&tiny(target));
         let mut step = forge.clone().steps(STEM)[0];
         let conv = *conv(&mut step);
-        let channels = ride_runtime::kernels::padded_channels(conv.shape.out_c, conv.layout);
+        let channels = ride_runtime::kernels::padded_channels(&conv.shape, conv.layout);
         let at = conv.params.at as usize;
         for (what, at, bytes, reason) in [
             ("shift 23", at + 8 * channels, vec![23], "right shift"),

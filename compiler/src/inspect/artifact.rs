@@ -46,7 +46,7 @@ fn weight_bytes(op: &op::Op) -> u64 {
     match op {
         op::Op::Conv(conv) => u64::from(conv.shape.out_c) * conv.shape.taps() as u64,
         op::Op::Head(head) => dense_weights(&head.dense),
-        op::Op::Load(_) | op::Op::Shortcut(_) | op::Op::Pool(_) => 0,
+        op::Op::Load(_) | op::Op::Shortcut(_) | op::Op::MaxPool(_) | op::Op::Pool(_) => 0,
     }
 }
 
@@ -321,6 +321,10 @@ fn operation(model: Model<'_>, step: &Step) -> OpReport {
         op::Op::Shortcut(s) => {
             let output = [s.out_h(), s.out_w(), usize::from(s.out_c)];
             (format!("{} channels, stride {}", s.in_c, s.stride), output, s.limits.zero, wide(s.out))
+        }
+        op::Op::MaxPool(m) => {
+            let output = [m.out_h(), m.out_w(), usize::from(m.channels)];
+            (format!("{0}x{0}, stride {1}", m.kernel, m.stride), output, m.zero, wide(m.out))
         }
         op::Op::Pool(p) => (format!("{} pixels", p.pixels), [1, 1, usize::from(p.channels)], 0, 16),
         op::Op::Head(h) => {

@@ -176,7 +176,6 @@ impl<'r, 'n> Emitter<'r, 'n> {
         match &step.kind {
             Kind::Conv { conv: c, relu, accumulate } => {
                 let shape = conv_shape(self.request, self.program, step)?;
-                ensure!(c.groups == 1, "convolutions with {} groups cannot be compiled to int8 yet", c.groups);
                 let (source, input) = match step.input {
                     Input::Image => (
                         self.places.image.map_or(Source::Image, Source::Arena),
@@ -194,12 +193,28 @@ impl<'r, 'n> Emitter<'r, 'n> {
                     source,
                     out,
                     accumulate: accumulate.is_some(),
+                    raw: quant.raw || accumulate.is_some_and(|residual| self.quants[residual].raw),
                     limits: quant.capped(quant.limits(*relu), self.program.values[step.output].ceiling),
                     border: input.border(c.in_channels),
                     weights: writer.constant(&constants.weights, WEIGHT_ALIGN)?,
                     params: writer.constant(&constants.params, 4)?,
                     layout: self.layout,
                     acc_bits: constants.acc_bits,
+                }))
+            }
+            Kind::MaxPool { kernel, stride, padding } => {
+                let Input::Value(v) = step.input else { return Err(anyhow!("the image cannot be pooled")) };
+                let shape = self.program.values[v].shape;
+                Ok(Op::MaxPool(op::MaxPool {
+                    in_h: small("height", shape.height)?,
+                    in_w: small("width", shape.width)?,
+                    channels: small("channels", shape.channels)?,
+                    kernel: small("kernel", *kernel)?,
+                    stride: small("stride", *stride)?,
+                    padding: small("padding", *padding)?,
+                    source: self.places.values[v],
+                    out,
+                    zero: quant.output_zero(),
                 }))
             }
             Kind::Shortcut { stride, before } => {

@@ -71,12 +71,13 @@ pub(crate) fn conv(
     layout: Layout,
 ) -> Result<ConvConstants> {
     let taps = shape.taps();
-    let padded = kernels::padded_channels(shape.out_c, layout);
+    let padded = kernels::padded_channels(shape, layout);
     let (mut ohwi, mut bits) = (Vec::with_capacity(conv.weight.len()), 0);
     // Padding channels multiply by zero.
     let (mut biases, mut multipliers, mut shifts) = (vec![0i32; padded], vec![0i32; padded], vec![62u8; padded]);
     for (o, row) in conv.weight.chunks_exact(taps).enumerate() {
-        let channel = |k: usize| k % conv.in_channels;
+        let inputs = shape.group_in();
+        let channel = |k: usize| o / shape.group_out() * inputs + k % inputs;
         let in_steps: Vec<f64> = row.iter().enumerate().map(|(k, &w)| f64::from(w) * input.scale(channel(k))).collect();
         let real_bias = f64::from(conv.bias[o]);
         let c = quantize_channel(&in_steps, real_bias.abs() / f64::from(1 << 28));
@@ -101,9 +102,10 @@ pub(crate) fn conv(
             Layout::Ohwi | Layout::K4N2 | Layout::K8N4 => 0,
             Layout::K8N16 => 128 * c.q.iter().map(|&q| i64::from(q)).sum::<i64>(),
         };
-        biases[o] =
+        let at = kernels::param_at(shape, layout, o);
+        biases[at] =
             i32::try_from(bias - fold).with_context(|| format!("the bias of output channel {o} does not fit"))?;
-        (multipliers[o], shifts[o]) =
+        (multipliers[at], shifts[at]) =
             multiplier(c.scale / output.requantized_scale()).with_context(|| format!("output channel {o}"))?;
         ohwi.extend_from_slice(&c.q);
     }

@@ -51,6 +51,7 @@ pub(super) fn conv_shape(request: &Request<'_>, program: &Program<'_>, step: &St
         kernel: small("kernel", conv.kernel)?,
         stride: small("stride", conv.stride)?,
         padding: small("padding", conv.padding)?,
+        groups: small("groups", conv.groups)?,
     })
 }
 

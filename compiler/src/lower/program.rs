@@ -18,8 +18,10 @@ pub(crate) struct Value {
     pub(crate) name: String,
     /// Its shape.
     pub(crate) shape: Shape,
-    /// Values with the same stream share a buffer and a scale; `None` for a value of its own.
+    /// Values with the same stream share a scale, and a buffer where they accumulate; `None` for a value of its own.
     pub(crate) stream: Option<usize>,
+    /// Whether it is a projection that only its stream's next value reads: a summand, not an activation.
+    pub(crate) summand: bool,
     /// Upper limit of a fused ReLU6 or its like.
     pub(crate) ceiling: Option<f32>,
 }
@@ -40,6 +42,8 @@ pub(crate) enum Kind<'n> {
     Conv { conv: &'n Conv, relu: bool, accumulate: Option<ValueIx> },
     /// Option-A shortcut; with stride 1 and no padding a copy.
     Shortcut { stride: usize, before: usize },
+    /// Maximum over windows.
+    MaxPool { kernel: usize, stride: usize, padding: usize },
 }
 
 /// One step of a part.
@@ -73,14 +77,14 @@ pub(crate) struct Program<'n> {
     pub(crate) stem: PartProgram<'n>,
     /// One trunk for each expert.
     pub(crate) experts: Vec<PartProgram<'n>>,
-    /// Number of streams.
-    pub(crate) streams: usize,
+    /// Whether each stream is a residual stream; others only tie values to one scale.
+    pub(crate) streams: Vec<bool>,
 }
 
 impl<'n> Program<'n> {
     /// Fuses `network`.
     pub(crate) fn new(network: &'n Network) -> Result<Self> {
-        let mut fuser = Fuser { values: Vec::new(), streams: 0 };
+        let mut fuser = Fuser { values: Vec::new(), streams: Vec::new() };
         let stem = fuser.part(&network.stem, Input::Image, network.input.shape)?;
         let shape = match stem.output {
             Input::Image => network.input.shape,
@@ -94,7 +98,7 @@ impl<'n> Program<'n> {
 
 struct Fuser {
     values: Vec<Value>,
-    streams: usize,
+    streams: Vec<bool>,
 }
 
 /// State of one part while it is fused; indexed by float value id.
@@ -169,11 +173,20 @@ impl Fuser {
                     if let Input::Value(source) = state.computed(node.inputs[0])? {
                         self.stream_of(source);
                     }
-                    let stream = self.new_stream();
+                    let stream = self.new_stream(true);
                     let kind = Kind::Shortcut { stride: *stride, before: *before };
                     self.emit(&mut state, &mut steps, (n, n), kind, Some(stream))?;
                 }
-                Op::Relu | Op::Clamp { .. } | Op::MaxPool { .. } => {
+                Op::MaxPool { kernel, stride, padding } => {
+                    let Input::Value(source) = state.computed(node.inputs[0])? else {
+                        bail!("{}: the image itself cannot be pooled", node.name)
+                    };
+                    // Nothing is rescaled: both sides have one scale.
+                    let stream = self.scale_of(source);
+                    let kind = Kind::MaxPool { kernel: *kernel, stride: *stride, padding: *padding };
+                    self.emit(&mut state, &mut steps, (n, n), kind, Some(stream))?;
+                }
+                Op::Relu | Op::Clamp { .. } => {
                     bail!("{}: {} cannot be compiled to int8 in this place yet", node.name, name_of(&node.op))
                 }
             }
@@ -181,17 +194,24 @@ impl Fuser {
         Ok(PartProgram { steps, output: state.computed(part.output())? })
     }
 
-    fn new_stream(&mut self) -> usize {
-        self.streams += 1;
-        self.streams - 1
+    fn new_stream(&mut self, residual: bool) -> usize {
+        self.streams.push(residual);
+        self.streams.len() - 1
     }
 
-    /// The stream of a value, which becomes one if it is none yet.
-    fn stream_of(&mut self, value: ValueIx) -> usize {
+    /// The stream of a value, which ties it to other values' scale.
+    fn scale_of(&mut self, value: ValueIx) -> usize {
         if self.values[value].stream.is_none() {
-            self.values[value].stream = Some(self.new_stream());
+            self.values[value].stream = Some(self.new_stream(false));
         }
         self.values[value].stream.unwrap_or_default()
+    }
+
+    /// The residual stream of a value, which becomes one if it is none yet.
+    fn stream_of(&mut self, value: ValueIx) -> usize {
+        let stream = self.scale_of(value);
+        self.streams[stream] = true;
+        stream
     }
 
     /// Emits a step that does node `n`'s work and computes the value of node `last` (the ReLU behind it, say).
@@ -209,7 +229,13 @@ impl Fuser {
             Op::Clamp { max } => Some(max),
             _ => None,
         };
-        let value = Value { name: part.nodes[last].name.clone(), shape: state.shapes[last + 1], stream, ceiling };
+        let value = Value {
+            name: part.nodes[last].name.clone(),
+            shape: state.shapes[last + 1],
+            stream,
+            summand: false,
+            ceiling,
+        };
         self.values.push(value);
         let output = self.values.len() - 1;
         for v in [n + 1, last + 1] {
@@ -240,6 +266,8 @@ impl Fuser {
             node.name
         );
         let stream = self.stream_of(residual);
+        let projected = matches!(&part.nodes[residual_value - 1].op, Op::Conv(_));
+        self.values[residual].summand = projected && state.only_reader(residual_value) == Some(n);
         let Op::Conv(conv) = &part.nodes[conv_value - 1].op else { unreachable!("add_behind finds convolutions") };
         let relu = state.relu_behind(n + 1);
         let kind = Kind::Conv { conv, relu: relu.is_some(), accumulate: Some(residual) };

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use ride_calibrate::table::CalibrationTable;
 use ride_runtime::op::Limits;
 
-use super::program::Program;
+use super::program::{Program, Value};
 
 /// Affine quantization of an activation as its int8 plane sees it: `real = scale * (q - zero)`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -15,6 +15,8 @@ pub(crate) struct Quant {
     pub(crate) zero: i8,
     /// Whether 8 more bits lie below.
     pub(crate) wide: bool,
+    /// Whether values are raw ([`ride_runtime::op::Conv::raw`]): 16 bits in steps of two, no zero point.
+    pub(crate) raw: bool,
 }
 
 impl Quant {
@@ -24,12 +26,16 @@ impl Quant {
         // A value that calibration has only seen at zero (a ReLU that never fires) has no scale of its own: any will do.
         let scale = if max > min { (max - min) / 255.0 } else { 1.0 };
         let zero = (-128.0 - min / scale).round().clamp(-128.0, 127.0) as i8;
-        Quant { scale, zero, wide }
+        Quant { scale, zero, wide, raw: false }
     }
 
     /// Scale of the values that the output stage computes: a 256th where the activation is wide.
     pub(crate) fn output_scale(&self) -> f64 {
-        if self.wide { self.scale / 256.0 } else { self.scale }
+        match (self.raw, self.wide) {
+            (true, _) => self.scale / 128.0,
+            (false, true) => self.scale / 256.0,
+            (false, false) => self.scale,
+        }
     }
 
     /// Real value of one step of what is requantized: wide outputs count in steps of two.
@@ -39,7 +45,13 @@ impl Quant {
 
     /// Zero point of those values. A wide one is chosen so that cutting off the low byte rounds to nearest.
     pub(crate) fn output_zero(&self) -> i16 {
-        if self.wide { 256 * i16::from(self.zero) + 128 } else { i16::from(self.zero) }
+        if self.raw {
+            0
+        } else if self.wide {
+            256 * i16::from(self.zero) + 128
+        } else {
+            i16::from(self.zero)
+        }
     }
 
     /// Zero point and limits, with or without a fused ReLU.
@@ -78,16 +90,23 @@ pub(crate) fn choose(program: &Program<'_>, table: &CalibrationTable, residual_b
         );
         ranges.push((f64::from(entry.min), f64::from(entry.max)));
     }
-    let mut streams = vec![(0.0f64, 0.0f64); program.streams];
-    for (value, range) in program.values.iter().zip(&ranges) {
-        if let Some(stream) = value.stream {
-            let span = &mut streams[stream];
-            *span = (span.0.min(range.0), span.1.max(range.1));
-        }
+    let mut streams = vec![(0.0f64, 0.0f64); program.streams.len()];
+    let wide = |value: &Value| residual_bits == 16 && value.stream.is_some_and(|s| program.streams[s]);
+    let raw = |value: &Value| value.summand && wide(value);
+    let of_streams =
+        || program.values.iter().zip(&ranges).filter_map(|(value, range)| Some((value, value.stream?, range)));
+    for (_, stream, range) in of_streams().filter(|(value, ..)| !raw(value)) {
+        let span = &mut streams[stream];
+        *span = (span.0.min(range.0), span.1.max(range.1));
+    }
+    // Raw values go as far to either side of zero as the whole range of the stream.
+    for (_, stream, range) in of_streams().filter(|(value, ..)| raw(value)) {
+        let span = &mut streams[stream];
+        span.1 = span.1.max(span.0 + range.1.max(-range.0));
     }
     let quants = program.values.iter().zip(&ranges).map(|(value, own)| {
         let (min, max) = value.stream.map_or(*own, |s| streams[s]);
-        Quant::of_range(min, max, value.stream.is_some() && residual_bits == 16)
+        Quant { raw: raw(value), ..Quant::of_range(min, max, wide(value)) }
     });
     Ok(quants.collect())
 }

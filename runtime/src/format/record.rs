@@ -2,8 +2,8 @@
 
 use super::{f32_at, u16_at, u32_at};
 use crate::op::{
-    Assignment, Conv, ConvShape, Criterion, Dense, Head, Layout, Limits, Load, NONE, Op, Planes, Pool, Router, Rule,
-    Shortcut, Source, Span, Step,
+    Assignment, Conv, ConvShape, Criterion, Dense, Head, Layout, Limits, Load, MaxPool, NONE, Op, Planes, Pool, Router,
+    Rule, Shortcut, Source, Span, Step,
 };
 
 /// Bytes of a record.
@@ -41,8 +41,9 @@ mod field {
     pub(super) const ZERO: usize = 48;
     pub(super) const MIN: usize = 50;
     pub(super) const MAX: usize = 52;
-    /// Zero point of the input.
+    /// Zero point of the input; groups of a convolution.
     pub(super) const IN_ZERO: usize = 54;
+    pub(super) const GROUPS: usize = IN_ZERO;
     pub(super) const SCALE: usize = 56;
     pub(super) const NAME: usize = 60;
 
@@ -57,11 +58,13 @@ const CONV: u8 = 1;
 const SHORTCUT: u8 = 2;
 const POOL: u8 = 3;
 const HEAD: u8 = 4;
+const MAX_POOL: u8 = 5;
 const LOAD: u8 = 16;
 
 const IMAGE: u8 = 1;
 const ACCUMULATE: u8 = 2;
 const NORMALIZE: u8 = 4;
+const RAW: u8 = 8;
 
 /// Length of a layer's parameter arrays.
 pub fn dense_params_len(outputs: u16) -> u32 {
@@ -99,6 +102,7 @@ fn conv(r: &[u8]) -> Option<Conv> {
         kernel: r[field::KERNEL],
         stride: r[field::STRIDE],
         padding: r[field::PADDING],
+        groups: u16_at(r, field::GROUPS),
     };
     let layout = Layout::decode(r[field::LAYOUT])?;
     let flags = r[field::FLAGS];
@@ -107,10 +111,11 @@ fn conv(r: &[u8]) -> Option<Conv> {
         source: if flags & IMAGE != 0 { Source::Image } else { Source::Arena(u32_at(r, field::SOURCE)) },
         out: planes(r, field::OUT, field::OUT_LO),
         accumulate: flags & ACCUMULATE != 0,
+        raw: flags & RAW != 0,
         limits: limits(r),
         border: u32_at(r, field::EXTRA).to_le_bytes(),
         weights: Span { at: u32_at(r, field::WEIGHTS), len: u32_at(r, field::WEIGHTS_LEN) },
-        params: Span { at: u32_at(r, field::PARAMS), len: (crate::kernels::params_len(shape.out_c, layout)) as u32 },
+        params: Span { at: u32_at(r, field::PARAMS), len: crate::kernels::params_len(&shape, layout) as u32 },
         layout,
         acc_bits: r[field::SHIFT],
     })
@@ -133,11 +138,26 @@ fn shortcut(r: &[u8]) -> Shortcut {
     }
 }
 
+fn max_pool(r: &[u8]) -> MaxPool {
+    MaxPool {
+        in_h: u16_at(r, field::IN_H),
+        in_w: u16_at(r, field::IN_W),
+        channels: u16_at(r, field::IN_C),
+        kernel: r[field::KERNEL],
+        stride: r[field::STRIDE],
+        padding: r[field::PADDING],
+        source: planes(r, field::SOURCE, field::SOURCE_LO),
+        out: planes(r, field::OUT, field::OUT_LO),
+        zero: u16_at(r, field::ZERO) as i16,
+    }
+}
+
 /// Reads a record; `None` if it is no operation of this format. Ranges are checked by the caller.
 pub fn decode(r: &[u8; RECORD_LEN]) -> Option<Step> {
     let op = match r[field::KIND] {
         CONV => Op::Conv(conv(r)?),
         SHORTCUT => Op::Shortcut(shortcut(r)),
+        MAX_POOL => Op::MaxPool(max_pool(r)),
         POOL => Op::Pool(Pool {
             pixels: u32_at(r, field::EXTRA),
             channels: u16_at(r, field::IN_C),
@@ -210,7 +230,9 @@ impl Fields {
         };
         self.planes(field::SOURCE, field::SOURCE_LO, Planes { hi: at, lo: None });
         self.planes(field::OUT, field::OUT_LO, c.out);
-        self.u8(field::FLAGS, image | if c.accumulate { ACCUMULATE } else { 0 });
+        let flags = [(c.accumulate, ACCUMULATE), (c.raw, RAW)].map(|(set, bit)| if set { bit } else { 0 });
+        self.u8(field::FLAGS, image | flags[0] | flags[1]);
+        self.u16(field::GROUPS, s.groups);
         self.limits(c.limits);
         self.u32(field::EXTRA, u32::from_le_bytes(c.border));
         self.u32(field::WEIGHTS, c.weights.at);
@@ -235,6 +257,19 @@ impl Fields {
         self.u8(field::SHIFT, s.right_shift);
     }
 
+    fn max_pool(&mut self, m: &MaxPool) {
+        self.u8(field::KIND, MAX_POOL);
+        for (at, v) in [(field::KERNEL, m.kernel), (field::STRIDE, m.stride), (field::PADDING, m.padding)] {
+            self.u8(at, v);
+        }
+        for (at, v) in [(field::IN_H, m.in_h), (field::IN_W, m.in_w), (field::IN_C, m.channels)] {
+            self.u16(at, v);
+        }
+        self.planes(field::SOURCE, field::SOURCE_LO, m.source);
+        self.planes(field::OUT, field::OUT_LO, m.out);
+        self.u16(field::ZERO, m.zero as u16);
+    }
+
     fn pool(&mut self, p: &Pool) {
         self.u8(field::KIND, POOL);
         self.u32(field::EXTRA, p.pixels);
@@ -252,6 +287,7 @@ pub fn encode(step: &Step) -> [u8; RECORD_LEN] {
     match &step.op {
         Op::Conv(c) => f.conv(c),
         Op::Shortcut(s) => f.shortcut(s),
+        Op::MaxPool(m) => f.max_pool(m),
         Op::Pool(p) => f.pool(p),
         Op::Head(h) => {
             f.u8(field::KIND, HEAD);
@@ -311,17 +347,18 @@ mod tests {
 
     #[test]
     fn every_operation_survives() {
-        let shape = ConvShape { in_h: 32, in_w: 31, in_c: 16, out_c: 24, kernel: 3, stride: 2, padding: 1 };
+        let shape = ConvShape { in_h: 32, in_w: 31, in_c: 16, out_c: 24, kernel: 3, stride: 2, padding: 1, groups: 1 };
         let limits = Limits { zero: -32640, min: -32640, max: 32767 };
         let conv = Conv {
             shape,
             source: Source::Arena(4096),
             out: Planes { hi: 64, lo: Some(128) },
             accumulate: true,
+            raw: true,
             limits,
             border: [1, 2, 3, 255],
             weights: Span { at: 640, len: 3456 },
-            params: Span { at: 5000, len: crate::kernels::params_len(24, Layout::K8N16) as u32 },
+            params: Span { at: 5000, len: crate::kernels::params_len(&shape, Layout::K8N16) as u32 },
             layout: Layout::K8N16,
             acc_bits: 23,
         };
@@ -329,8 +366,23 @@ mod tests {
         round_trip(Op::Conv(Conv {
             source: Source::Image,
             accumulate: false,
+            raw: false,
             out: Planes { hi: 0, lo: None },
             ..conv
+        }));
+        let grouped = ConvShape { groups: 8, ..shape };
+        let params = Span { len: crate::kernels::params_len(&grouped, Layout::K8N16) as u32, ..conv.params };
+        round_trip(Op::Conv(Conv { shape: grouped, params, ..conv }));
+        round_trip(Op::MaxPool(MaxPool {
+            in_h: 112,
+            in_w: 111,
+            channels: 64,
+            kernel: 3,
+            stride: 2,
+            padding: 1,
+            source: Planes { hi: 64, lo: Some(900_000) },
+            out: Planes { hi: 2_000_000, lo: Some(3_000_000) },
+            zero: -32640,
         }));
         round_trip(Op::Shortcut(Shortcut {
             in_h: 32,

@@ -15,7 +15,7 @@ pub mod scalar;
 #[cfg(target_arch = "x86_64")]
 pub mod x86;
 
-use crate::op::{Conv, ConvShape, Dense, Layout, Pool, Shortcut};
+use crate::op::{Conv, ConvShape, Dense, Layout, MaxPool, Pool, Shortcut};
 
 /// Instruction sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,7 +126,7 @@ impl ConvCall<'_> {
 
     /// The parameter arrays.
     pub fn channel_params(&self) -> Params<'_> {
-        Params::new(self.params, padded_channels(self.conv.shape.out_c, self.conv.layout))
+        Params::new(self.params, padded_channels(&self.conv.shape, self.conv.layout))
     }
 }
 
@@ -152,6 +152,15 @@ impl<'a> Params<'a> {
         arrays().unwrap_or(Params { bias: &[], multiplier: &[], right_shift: &[] })
     }
 
+    /// The parameters of `count` channels from `first` on.
+    pub fn part(&self, first: usize, count: usize) -> Self {
+        Params {
+            bias: &self.bias[4 * first..][..4 * count],
+            multiplier: &self.multiplier[4 * first..][..4 * count],
+            right_shift: &self.right_shift[first..][..count],
+        }
+    }
+
     /// Bias of channel `c`.
     pub fn bias(&self, c: usize) -> i32 {
         crate::format::u32_at(self.bias, 4 * c) as i32
@@ -168,6 +177,23 @@ impl<'a> Params<'a> {
 pub struct ShortcutCall<'a> {
     /// The operation.
     pub shortcut: &'a Shortcut,
+    /// High (or only) input plane.
+    pub in_hi: &'a [u8],
+    /// Low input plane of a wide activation, else empty.
+    pub in_lo: &'a [u8],
+    /// High (or only) output plane.
+    pub out_hi: &'a mut [u8],
+    /// Low output plane of a wide activation, else empty.
+    pub out_lo: &'a mut [u8],
+    /// [`Layout::plane_flip`] of the high (or only) planes.
+    pub flip: u8,
+}
+
+/// Everything a max pooling touches; all planes are full tensors.
+#[derive(Debug)]
+pub struct MaxPoolCall<'a> {
+    /// The operation.
+    pub pool: &'a MaxPool,
     /// High (or only) input plane.
     pub in_hi: &'a [u8],
     /// Low input plane of a wide activation, else empty.
@@ -258,6 +284,11 @@ pub struct Backend {
     /// # Safety
     /// The instruction set must be available.
     pub shortcut: unsafe fn(&mut ShortcutCall<'_>),
+    /// Max pooling.
+    ///
+    /// # Safety
+    /// The instruction set must be available.
+    pub max_pool: unsafe fn(&mut MaxPoolCall<'_>),
     /// Global average pooling.
     ///
     /// # Safety
@@ -310,18 +341,26 @@ pub fn ohwi_scratch_len(shape: &ConvShape) -> usize {
 }
 
 /// Channels of the parameter arrays, padding included.
-pub fn padded_channels(out_c: u16, layout: Layout) -> usize {
+pub fn padded_channels(shape: &ConvShape, layout: Layout) -> usize {
     match layout {
-        Layout::Ohwi => usize::from(out_c),
-        Layout::K8N16 => k8n16::Blocks::of(out_c).channels(),
-        Layout::K4N2 => k4n2::padded_channels(out_c),
-        Layout::K8N4 => k8n4::channels(out_c),
+        Layout::Ohwi => usize::from(shape.out_c),
+        Layout::K8N16 => k8n16::padded_channels(shape),
+        Layout::K4N2 => k4n2::padded_channels(shape.out_c),
+        Layout::K8N4 => k8n4::channels(shape.out_c),
+    }
+}
+
+/// Where the parameters of output channel `c` are in arrays of [`padded_channels`].
+pub fn param_at(shape: &ConvShape, layout: Layout, c: usize) -> usize {
+    match layout {
+        Layout::Ohwi | Layout::K4N2 | Layout::K8N4 => c,
+        Layout::K8N16 => k8n16::param_at(shape, c),
     }
 }
 
 /// Bytes of the parameter arrays of a convolution.
-pub fn params_len(out_c: u16, layout: Layout) -> usize {
-    9 * padded_channels(out_c, layout)
+pub fn params_len(shape: &ConvShape, layout: Layout) -> usize {
+    9 * padded_channels(shape, layout)
 }
 
 /// Bytes of the packed weights of a convolution.

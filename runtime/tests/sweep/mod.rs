@@ -1,6 +1,8 @@
 //! Every backend against the oracle over many shapes and kinds of numbers. Needs an allocator but not `std`: the host's
 //! tests walk through it, and so does the firmware that tests microcontrollers (`tests/arm/boards`).
 
+mod large;
+
 use alloc::string::String;
 use alloc::vec::Vec;
 use alloc::{format, vec};
@@ -116,6 +118,7 @@ impl Case {
                 source: if image { Source::Image } else { Source::Arena(0) },
                 out: Planes { hi: 0, lo: wide.then_some(0) },
                 accumulate,
+                raw: false,
                 limits: limits(wide, r),
                 border,
                 weights: Span { at: 0, len: 0 },
@@ -134,6 +137,16 @@ impl Case {
         }
     }
 
+    /// The same with a raw output, or a raw residual where there is one.
+    fn raw(mut self) -> Self {
+        assert!(self.wide);
+        self.conv.raw = true;
+        if !self.conv.accumulate {
+            self.conv.limits = Limits { zero: 0, min: i16::MIN, max: i16::MAX };
+        }
+        self
+    }
+
     /// What the law says.
     fn expected(&self) -> Vec<i16> {
         let shape = self.conv.shape;
@@ -147,6 +160,7 @@ impl Case {
             right_shift: &self.right_shift,
             limits: self.conv.limits,
             wide: self.wide,
+            raw: self.conv.raw,
         };
         let (width, out_c) = (shape.out_w(), usize::from(shape.out_c));
         let residuals = self.before.iter().map(|&b| self.conv.accumulate.then_some(b));
@@ -177,18 +191,26 @@ impl Case {
 
     /// Parameters of real channels; padding is random, because it must not matter.
     fn packed_params(&self, layout: Layout, r: &mut Random) -> Vec<u8> {
-        let padding = kernels::padded_channels(self.conv.shape.out_c, layout) - self.bias.len();
+        let shape = &self.conv.shape;
+        let padded = kernels::padded_channels(shape, layout);
         let sums = self.weights.chunks_exact(self.conv.shape.taps()).map(|row| row.iter().map(|&w| i32::from(w)).sum());
-        let folded = self.bias.iter().zip(sums).map(|(b, sum): (_, i32)| match layout {
-            Layout::Ohwi | Layout::K4N2 | Layout::K8N4 => *b,
-            Layout::K8N16 => b - 128 * sum,
-        });
-        let mut out: Vec<u8> = folded.flat_map(i32::to_le_bytes).collect();
-        out.extend(r.bytes(4 * padding));
-        out.extend(self.multiplier.iter().flat_map(|m| m.to_le_bytes()));
-        out.extend(r.bytes(4 * padding));
-        out.extend(&self.right_shift);
-        out.extend((0..padding).map(|_| self.right_shift[0]));
+        let folded: Vec<i32> = self
+            .bias
+            .iter()
+            .zip(sums)
+            .map(|(b, sum): (_, i32)| match layout {
+                Layout::Ohwi | Layout::K4N2 | Layout::K8N4 => *b,
+                Layout::K8N16 => b - 128 * sum,
+            })
+            .collect();
+        let mut out = r.bytes(8 * padded);
+        out.extend((0..padded).map(|_| self.right_shift[0]));
+        for (c, bias) in folded.iter().enumerate() {
+            let at = kernels::param_at(shape, layout, c);
+            out[4 * at..][..4].copy_from_slice(&bias.to_le_bytes());
+            out[4 * (padded + at)..][..4].copy_from_slice(&self.multiplier[c].to_le_bytes());
+            out[8 * padded + at] = self.right_shift[c];
+        }
         out
     }
 
@@ -283,7 +305,7 @@ impl Guarded {
 }
 
 fn shape(size: (u16, u16), in_c: u16, out_c: u16, (kernel, stride, padding): (u8, u8, u8)) -> ConvShape {
-    ConvShape { in_h: size.0, in_w: size.1, in_c, out_c, kernel, stride, padding }
+    ConvShape { in_h: size.0, in_w: size.1, in_c, out_c, kernel, stride, padding, groups: 1 }
 }
 
 /// The numbers of channels that windows are tested with.
@@ -328,6 +350,10 @@ impl Sweep {
         for form in 0..8 {
             let flags = (form & 1 != 0, form & 2 != 0, form & 4 != 0);
             self.check(shape, VALUES[(form + turn) % 5], flags);
+            if flags.0 && shape.output_len() > 0 && self.turn() {
+                let values = VALUES[(form + turn + 1) % 5];
+                Case::new(shape, values, flags, &mut self.r).raw().check(self.backends, &mut self.r);
+            }
         }
     }
 

@@ -18,10 +18,11 @@ fn is_complete(call: &ConvCall<'_>) -> bool {
     (1..=MAX_KERNEL).contains(&usize::from(shape.kernel))
         && shape.padding < shape.kernel
         && shape.in_c > 0
+        && shape.groups == 1
         && outputs > 0
         && call.input.len() >= shape.input_len()
         && call.weights.len() >= k8n4::weights_len(shape)
-        && call.params.len() >= params_len(shape.out_c, Layout::K8N4)
+        && call.params.len() >= params_len(shape, Layout::K8N4)
         && call.out_hi.len() >= outputs
         && (call.out_lo.is_empty() || call.out_lo.len() >= outputs)
         && call.scratch.len() >= k8n4::scratch_len(shape)
@@ -42,6 +43,9 @@ fn pre_shift(call: &ConvCall<'_>) -> Option<u8> {
 /// The instruction set of `U` is available.
 #[inline(always)]
 pub(super) unsafe fn run<U: Unit>(call: &mut ConvCall<'_>) {
+    if call.conv.shape.groups > 1 {
+        return scalar::conv::k8n4(call);
+    }
     if !is_complete(call) {
         debug_assert!(false, "a slice is shorter than the shape asks");
         return;
@@ -81,6 +85,7 @@ pub(super) unsafe fn run_winograd(call: &mut ConvCall<'_>) -> bool {
         left: 0,
         pre_shift: 0,
         accumulate: conv.accumulate,
+        raw: conv.raw,
         limits: conv.limits,
     };
     let layer = winograd::Layer { shape, plan, rows, weights: call.weights, table, out };
@@ -121,6 +126,7 @@ unsafe fn run_checked<U: Unit>(call: &mut ConvCall<'_>, pre_shift: u8) {
             left: 0,
             pre_shift,
             accumulate: conv.accumulate,
+            raw: conv.raw,
             limits: conv.limits,
         },
     };

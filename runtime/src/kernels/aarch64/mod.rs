@@ -18,7 +18,7 @@ mod tile;
 mod unit;
 mod winograd;
 
-use super::{Backend, ConvCall, ConvKernel, DenseCall, Isa, PoolCall, ShortcutCall, k8n4};
+use super::{Backend, ConvCall, ConvKernel, DenseCall, Isa, MaxPoolCall, PoolCall, ShortcutCall, k8n4, scalar};
 use crate::op::Layout;
 
 const fn kernel(name: &'static str, run: unsafe fn(&mut ConvCall<'_>)) -> ConvKernel {
@@ -26,7 +26,15 @@ const fn kernel(name: &'static str, run: unsafe fn(&mut ConvCall<'_>)) -> ConvKe
 }
 
 const fn backend(isa: Isa, conv: ConvKernel) -> Backend {
-    Backend { isa, layout: Layout::K8N4, conv, shortcut: run_shortcut, pool: run_pool, dense: run_dense }
+    Backend {
+        isa,
+        layout: Layout::K8N4,
+        conv,
+        shortcut: run_shortcut,
+        max_pool: run_max_pool,
+        pool: run_pool,
+        dense: run_dense,
+    }
 }
 
 /// Plain NEON.
@@ -70,6 +78,13 @@ unsafe fn run_i8mm(call: &mut ConvCall<'_>) {
 unsafe fn run_shortcut(call: &mut ShortcutCall<'_>) {
     // SAFETY: promised by the caller.
     unsafe { shortcut::run(call) }
+}
+
+/// # Safety
+/// NEON is available.
+#[target_feature(enable = "neon")]
+unsafe fn run_max_pool(call: &mut MaxPoolCall<'_>) {
+    scalar::max_pool::body(call);
 }
 
 /// # Safety

@@ -8,7 +8,7 @@
 
 use super::tile::{Output, Tile};
 use super::unit::Unit;
-use crate::arith::{add_narrow, add_wide, join, split};
+use crate::arith::{add_narrow, add_raw, add_wide, join, split};
 use crate::kernels::k8n4::Channels;
 use core::arch::aarch64::*;
 
@@ -39,17 +39,20 @@ impl Scale {
     }
 }
 
-/// How outputs are stored: whether they are added to the residual, and whether they are wide.
+/// How outputs are stored: whether they are added to the residual, whether they are wide, and whether they or the
+/// residual are raw, which only wide ones can be.
 trait Form {
     const ACCUMULATE: bool;
     const WIDE: bool;
+    const RAW: bool;
 }
 
-struct To<const ACCUMULATE: bool, const WIDE: bool>;
+struct To<const ACCUMULATE: bool, const WIDE: bool, const RAW: bool>;
 
-impl<const ACCUMULATE: bool, const WIDE: bool> Form for To<ACCUMULATE, WIDE> {
+impl<const ACCUMULATE: bool, const WIDE: bool, const RAW: bool> Form for To<ACCUMULATE, WIDE, RAW> {
     const ACCUMULATE: bool = ACCUMULATE;
     const WIDE: bool = WIDE;
+    const RAW: bool = RAW;
 }
 
 /// Requantizes and stores all sums of a tile.
@@ -99,11 +102,13 @@ pub(super) unsafe fn store<const PAIRS: usize>(
             return;
         }
         let at = first * out.out_c;
-        match (out.accumulate, out.lo.is_null()) {
-            (false, true) => store_all::<To<false, false>, PAIRS>(out, pixels, &scale, at),
-            (false, false) => store_all::<To<false, true>, PAIRS>(out, pixels, &scale, at),
-            (true, true) => store_all::<To<true, false>, PAIRS>(out, pixels, &scale, at),
-            (true, false) => store_all::<To<true, true>, PAIRS>(out, pixels, &scale, at),
+        match (out.accumulate, out.lo.is_null(), out.raw) {
+            (false, true, _) => store_all::<To<false, false, false>, PAIRS>(out, pixels, &scale, at),
+            (false, false, false) => store_all::<To<false, true, false>, PAIRS>(out, pixels, &scale, at),
+            (false, false, true) => store_all::<To<false, true, true>, PAIRS>(out, pixels, &scale, at),
+            (true, true, _) => store_all::<To<true, false, false>, PAIRS>(out, pixels, &scale, at),
+            (true, false, false) => store_all::<To<true, true, false>, PAIRS>(out, pixels, &scale, at),
+            (true, false, true) => store_all::<To<true, true, true>, PAIRS>(out, pixels, &scale, at),
         }
     }
 }
@@ -117,11 +122,13 @@ pub(super) unsafe fn store_square(out: &Output, pixels: &[[int32x4_t; 2]; 16], f
     let at = first * out.out_c;
     // SAFETY: promised by the caller.
     unsafe {
-        match (out.accumulate, out.lo.is_null()) {
-            (false, true) => store_rows::<To<false, false>>(out, pixels, at, row_len),
-            (false, false) => store_rows::<To<false, true>>(out, pixels, at, row_len),
-            (true, true) => store_rows::<To<true, false>>(out, pixels, at, row_len),
-            (true, false) => store_rows::<To<true, true>>(out, pixels, at, row_len),
+        match (out.accumulate, out.lo.is_null(), out.raw) {
+            (false, true, _) => store_rows::<To<false, false, false>>(out, pixels, at, row_len),
+            (false, false, false) => store_rows::<To<false, true, false>>(out, pixels, at, row_len),
+            (false, false, true) => store_rows::<To<false, true, true>>(out, pixels, at, row_len),
+            (true, true, _) => store_rows::<To<true, false, false>>(out, pixels, at, row_len),
+            (true, false, false) => store_rows::<To<true, true, false>>(out, pixels, at, row_len),
+            (true, false, true) => store_rows::<To<true, true, true>>(out, pixels, at, row_len),
         }
     }
 }
@@ -157,7 +164,11 @@ unsafe fn store_all<F: Form, const PAIRS: usize>(
                     let word = words[i];
                     let (hi, lo) = (out.hi.add(at), out.lo.add(at));
                     let base = if F::ACCUMULATE { load_wide(hi, lo) } else { zero };
-                    let sum = vqaddq_s16(vqaddq_s16(base, word), word);
+                    let sum = match (F::RAW, F::ACCUMULATE) {
+                        (true, false) => word,
+                        (true, true) => add_twice(zero, vqaddq_s16(base, word)),
+                        (false, _) => add_twice(base, word),
+                    };
                     store_wide(hi, lo, vminq_s16(vmaxq_s16(sum, min), max));
                     at += out.out_c;
                 }
@@ -179,6 +190,13 @@ unsafe fn store_all<F: Form, const PAIRS: usize>(
             }
         }
     }
+}
+
+/// The law's last step for a wide output.
+#[inline(always)]
+unsafe fn add_twice(base: int16x8_t, word: int16x8_t) -> int16x8_t {
+    // SAFETY: NEON is promised by the caller.
+    unsafe { vqaddq_s16(vqaddq_s16(base, word), word) }
 }
 
 /// Joins the planes of 8 wide values.
@@ -234,7 +252,12 @@ unsafe fn store_one(out: &Output, at: usize, value: i16) {
             (true, true) => join(*hi, *out.lo.add(at)),
             (true, false) => i16::from(*hi as i8),
         };
-        let sum = if wide { add_wide(base, value) } else { add_narrow(base, value) };
+        let sum = match (out.raw, wide) {
+            (true, _) if out.accumulate => add_raw(limits.zero, base, value),
+            (true, _) => value,
+            (false, true) => add_wide(base, value),
+            (false, false) => add_narrow(base, value),
+        };
         let sum = sum.max(limits.min).min(limits.max);
         if wide {
             (*hi, *out.lo.add(at)) = split(sum);

@@ -49,6 +49,8 @@ pub(super) struct Output {
     /// Bits by which sums have to be moved left first.
     pub(super) pre_shift: u8,
     pub(super) accumulate: bool,
+    /// See [`crate::op::Conv::raw`].
+    pub(super) raw: bool,
     pub(super) limits: Limits,
 }
 

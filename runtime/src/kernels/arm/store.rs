@@ -1,6 +1,6 @@
 //! Finishes a sum as the law is written, for outputs without a fast way.
 
-use crate::arith::{add_narrow, add_wide, join, requantize, split};
+use crate::arith::{add_narrow, add_raw, add_wide, join, requantize, split};
 use crate::format::u32_at;
 use crate::kernels::Params;
 use crate::op::Limits;
@@ -9,6 +9,8 @@ use crate::op::Limits;
 pub(super) struct Out {
     pub(super) limits: Limits,
     pub(super) accumulate: bool,
+    /// See [`crate::op::Conv::raw`].
+    pub(super) raw: bool,
     pub(super) hi: *mut u8,
     /// Null where the output is narrow.
     pub(super) lo: *mut u8,
@@ -33,7 +35,12 @@ impl Out {
                 (true, true) => join(*hi, *lo),
                 (true, false) => i16::from(*hi as i8),
             };
-            let sum = if wide { add_wide(base, value) } else { add_narrow(base, value) };
+            let sum = match (self.raw, wide) {
+                (true, _) if self.accumulate => add_raw(self.limits.zero, base, value),
+                (true, _) => value,
+                (false, true) => add_wide(base, value),
+                (false, false) => add_narrow(base, value),
+            };
             let out = sum.max(self.limits.min).min(self.limits.max);
             if wide {
                 (*hi, *lo) = split(out);

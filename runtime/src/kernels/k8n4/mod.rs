@@ -9,6 +9,9 @@
 //! * `smmla` takes 2 channels × 8 inputs, which is one `zip` of the two halves;
 //! * plain NEON takes a table look-up for 4 channels × 1 input.
 //!
+//! Output channels of a convolution with groups see their own group's inputs only: "channels" above are those of a group
+//! then, and a stream's four channels may belong to different groups. Only the portable kernel takes such layers.
+//!
 //! Channels are padded to a multiple of 8. Biases are folded for signed activations.
 
 pub mod ring;
@@ -31,12 +34,12 @@ pub fn channels(out_c: u16) -> usize {
 
 /// Whether steps are cut from the whole window because pixels are smaller than a step.
 pub fn whole_window(shape: &ConvShape) -> bool {
-    usize::from(shape.in_c) < STEP
+    shape.group_in() < STEP
 }
 
 /// Groups of 8 input channels; of 8 bytes of the window, where pixels are small.
 pub fn groups(shape: &ConvShape) -> usize {
-    if whole_window(shape) { shape.taps().div_ceil(STEP) } else { usize::from(shape.in_c).div_ceil(STEP) }
+    if whole_window(shape) { shape.taps().div_ceil(STEP) } else { shape.group_in().div_ceil(STEP) }
 }
 
 /// Steps of one output pixel.
@@ -52,13 +55,16 @@ pub fn weights_len(shape: &ConvShape) -> usize {
 
 /// Bytes of scratch memory that an artifact has to reserve for the kernels of this layout.
 pub fn scratch_len(shape: &ConvShape) -> usize {
+    if shape.groups > 1 {
+        return 0;
+    }
     let direct = ring::Ring::new(shape).len();
     Channels::table_len(shape.out_c) + winograd::Plan::new(shape).map_or(0, |p| p.len()).max(direct)
 }
 
 /// Window row, window column and channel of byte `k` of step `s`; `None` for padding.
 pub fn tap(shape: &ConvShape, s: usize, k: usize) -> Option<(usize, usize, usize)> {
-    let (kernel, channels) = (usize::from(shape.kernel), usize::from(shape.in_c));
+    let (kernel, channels) = (usize::from(shape.kernel), shape.group_in());
     let (row, column, channel) = if whole_window(shape) {
         let at = s * STEP + k;
         (at / channels / kernel, at / channels % kernel, at % channels)
@@ -77,7 +83,7 @@ pub fn weight_at(shape: &ConvShape, c: usize, s: usize, k: usize) -> usize {
 /// Packs OHWI weights into `out` (of [`weights_len`] bytes); padding becomes zero.
 pub fn pack(shape: &ConvShape, ohwi: &[i8], out: &mut [u8]) {
     out.fill(0);
-    let (kernel, channels) = (usize::from(shape.kernel), usize::from(shape.in_c));
+    let (kernel, channels) = (usize::from(shape.kernel), shape.group_in());
     for (c, taps) in ohwi.chunks_exact(shape.taps().max(1)).take(usize::from(shape.out_c)).enumerate() {
         for s in 0..steps(shape) {
             for k in 0..STEP {

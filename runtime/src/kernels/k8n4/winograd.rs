@@ -45,7 +45,12 @@ impl Plan {
     /// The plan of a shape, if it is one for this algorithm.
     #[inline(always)]
     pub fn new(shape: &ConvShape) -> Option<Self> {
-        if shape.kernel != 3 || shape.stride != 1 || shape.in_c == 0 || !shape.in_c.is_multiple_of(8) {
+        if shape.kernel != 3
+            || shape.stride != 1
+            || shape.groups > 1
+            || shape.in_c == 0
+            || !shape.in_c.is_multiple_of(8)
+        {
             return None;
         }
         let tiles = (shape.out_h().div_ceil(4), shape.out_w().div_ceil(4));

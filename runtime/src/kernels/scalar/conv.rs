@@ -1,6 +1,6 @@
 //! Portable convolutions over all weight layouts.
 
-use crate::arith::{add_narrow, add_wide, join, requantize, split};
+use crate::arith::{add_narrow, add_raw, add_wide, join, requantize, split};
 use crate::kernels::{ConvCall, k4n2, k8n4, k8n16};
 use crate::op::ConvShape;
 
@@ -45,7 +45,12 @@ fn store(call: &mut ConvCall<'_>, at: usize, acc: i32, multiplier: i32, right_sh
         (true, true) => join(call.out_hi[at] ^ flip, call.out_lo[at]),
         (true, false) => i16::from((call.out_hi[at] ^ flip) as i8),
     };
-    let sum = if wide { add_wide(base, value) } else { add_narrow(base, value) };
+    let sum = match (call.conv.raw, wide) {
+        (true, _) if accumulate => add_raw(limits.zero, base, value),
+        (true, _) => value,
+        (false, true) => add_wide(base, value),
+        (false, false) => add_narrow(base, value),
+    };
     let out = sum.max(limits.min).min(limits.max);
     if wide {
         (call.out_hi[at], call.out_lo[at]) = split(out);
@@ -55,15 +60,15 @@ fn store(call: &mut ConvCall<'_>, at: usize, acc: i32, multiplier: i32, right_sh
     call.out_hi[at] ^= flip;
 }
 
-/// Brings the int8 window of output pixel `pixel` to the scratch memory, in OHWI order.
-fn gather(call: &mut ConvCall<'_>, window: &Window<'_>, pixel: usize) {
+/// Brings the int8 window of output pixel `pixel` to the scratch memory, in OHWI order: the channels of one group.
+fn gather(call: &mut ConvCall<'_>, window: &Window<'_>, pixel: usize, group: usize) {
     let shape = call.conv.shape;
-    let (kernel, channels) = (usize::from(shape.kernel), usize::from(shape.in_c));
+    let (kernel, channels) = (usize::from(shape.kernel), shape.group_in());
     let place = (pixel / shape.out_w(), pixel % shape.out_w());
     let mut to = call.scratch.iter_mut();
     for tap in 0..kernel * kernel {
         for (c, to) in to.by_ref().take(channels).enumerate() {
-            *to = window.at(place, (tap / kernel, tap % kernel), c) as u8;
+            *to = window.at(place, (tap / kernel, tap % kernel), group * channels + c) as u8;
         }
     }
 }
@@ -73,18 +78,26 @@ fn dot(acc: i32, x: &[u8], w: &[u8]) -> i32 {
     x.iter().zip(w).fold(acc, |acc, (&x, &w)| acc.wrapping_add(i32::from(x as i8) * i32::from(w as i8)))
 }
 
+/// Requantizes and stores the sum of channel `c` of output pixel `pixel`.
+fn store_channel(call: &mut ConvCall<'_>, pixel: usize, c: usize, acc: i32) {
+    let params = call.channel_params();
+    let (multiplier, right_shift) = (params.multiplier(c), params.right_shift[c]);
+    store(call, pixel * usize::from(call.conv.shape.out_c) + c, acc, multiplier, right_shift);
+}
+
 /// [`crate::op::Layout::Ohwi`].
 pub fn ohwi(call: &mut ConvCall<'_>) {
     let shape = call.conv.shape;
-    let (taps, out_c) = (shape.taps(), usize::from(shape.out_c));
+    let (taps, group_out) = (shape.taps(), shape.group_out());
     let window = window(call);
     for pixel in 0..shape.out_h() * shape.out_w() {
-        gather(call, &window, pixel);
-        for (c, row) in call.weights.chunks_exact(taps).take(out_c).enumerate() {
-            let params = call.channel_params();
-            let acc = dot(params.bias(c), &call.scratch[..taps], row);
-            let (multiplier, right_shift) = (params.multiplier(c), params.right_shift[c]);
-            store(call, pixel * out_c + c, acc, multiplier, right_shift);
+        for group in 0..usize::from(shape.groups) {
+            gather(call, &window, pixel, group);
+            let rows = call.weights.chunks_exact(taps).enumerate().skip(group * group_out).take(group_out);
+            for (c, row) in rows {
+                let acc = dot(call.channel_params().bias(c), &call.scratch[..taps], row);
+                store_channel(call, pixel, c, acc);
+            }
         }
     }
 }
@@ -92,23 +105,17 @@ pub fn ohwi(call: &mut ConvCall<'_>) {
 /// [`crate::op::Layout::K4N2`].
 pub fn k4n2(call: &mut ConvCall<'_>) {
     let shape = call.conv.shape;
-    let (taps, padded, out_c) = (shape.taps(), k4n2::padded_taps(&shape), usize::from(shape.out_c));
+    let (taps, padded, group_out) = (shape.taps(), k4n2::padded_taps(&shape), shape.group_out());
     let window = window(call);
     for pixel in 0..shape.out_h() * shape.out_w() {
-        gather(call, &window, pixel);
-        call.scratch[taps..padded].fill(0);
-        for (pair, steps) in call.weights.chunks_exact(2 * padded).enumerate() {
-            let params = call.channel_params();
-            let mut acc = [params.bias(2 * pair), params.bias(2 * pair + 1)];
-            let steps = steps.as_chunks::<{ 2 * k4n2::STEP }>().0;
-            for (w, x) in steps.iter().zip(call.scratch.as_chunks::<{ k4n2::STEP }>().0) {
-                let (first, second) = w.split_at(k4n2::STEP);
-                acc = [dot(acc[0], x, first), dot(acc[1], x, second)];
-            }
-            for (c, acc) in (2 * pair..out_c).zip(acc) {
-                let params = call.channel_params();
-                let (multiplier, right_shift) = (params.multiplier(c), params.right_shift[c]);
-                store(call, pixel * out_c + c, acc, multiplier, right_shift);
+        for group in 0..usize::from(shape.groups) {
+            gather(call, &window, pixel, group);
+            call.scratch[taps..padded].fill(0);
+            for c in group * group_out..(group + 1) * group_out {
+                let steps = call.weights[k4n2::weight_at(&shape, c, 0)..].chunks(2 * k4n2::STEP);
+                let steps = steps.zip(call.scratch[..padded].chunks_exact(k4n2::STEP));
+                let acc = steps.fold(call.channel_params().bias(c), |acc, (w, x)| dot(acc, x, w));
+                store_channel(call, pixel, c, acc);
             }
         }
     }
@@ -117,41 +124,66 @@ pub fn k4n2(call: &mut ConvCall<'_>) {
 /// [`crate::op::Layout::K8N16`].
 pub fn k8n16(call: &mut ConvCall<'_>) {
     let shape = call.conv.shape;
-    let blocks = k8n16::Blocks::of(shape.out_c);
+    let parts = k8n16::Parts::of(&shape);
+    let blocks = k8n16::Blocks::of(parts.shape.out_c);
     for pixel in 0..shape.out_h() * shape.out_w() {
-        for block in 0..blocks.full {
-            let acc = block_sums(call, pixel, block);
-            store_block(call, pixel, 16 * block, &acc);
-        }
-        if blocks.tail {
-            let acc = tail_sums(call, pixel, blocks.full);
-            store_block(call, pixel, 16 * blocks.full, &acc);
+        for number in 0..parts.count {
+            let part = Part { shape: parts.shape, number, blocks };
+            for block in 0..blocks.full {
+                let acc = block_sums(call, &part, pixel, block);
+                store_block(call, &part, (pixel, 16 * block), &acc);
+            }
+            if blocks.tail {
+                let acc = tail_sums(call, &part, pixel);
+                store_block(call, &part, (pixel, 16 * blocks.full), &acc);
+            }
         }
     }
 }
 
+/// One of the convolutions without groups that a layer consists of.
+struct Part {
+    shape: ConvShape,
+    number: usize,
+    blocks: k8n16::Blocks,
+}
+
+impl Part {
+    /// Where the parameters of its channel `c` are.
+    fn param(&self, c: usize) -> usize {
+        self.number * self.blocks.channels() + c
+    }
+
+    /// Its weights.
+    fn weights<'a>(&self, all: &'a [u8]) -> &'a [u8] {
+        &all[self.number * k8n16::part_weights_len(&self.shape)..]
+    }
+}
+
 /// Calls `f` with each step's eight unsigned activations of output pixel `pixel`.
-fn for_steps(call: &ConvCall<'_>, pixel: usize, mut f: impl FnMut(usize, [i32; 8])) {
-    let shape = call.conv.shape;
+fn for_steps(call: &ConvCall<'_>, part: &Part, pixel: usize, mut f: impl FnMut(usize, [i32; 8])) {
+    let shape = part.shape;
     let window = window(call);
     let place = (pixel / shape.out_w(), pixel % shape.out_w());
+    let first = part.number * usize::from(shape.in_c);
     let row_steps = k8n16::row_steps(&shape);
     for row in 0..usize::from(shape.kernel) {
         for s in 0..row_steps {
             let x = core::array::from_fn(|k| {
-                k8n16::tap(&shape, s, k).map_or(0, |(column, c)| i32::from(window.at(place, (row, column), c)) + 128)
+                let value = |(column, c)| i32::from(window.at(place, (row, column), first + c)) + 128;
+                k8n16::tap(&shape, s, k).map_or(0, value)
             });
             f(row * row_steps + s, x);
         }
     }
 }
 
-fn block_sums(call: &ConvCall<'_>, pixel: usize, block: usize) -> [i32; 16] {
+fn block_sums(call: &ConvCall<'_>, part: &Part, pixel: usize, block: usize) -> [i32; 16] {
     let params = call.channel_params();
-    let mut acc: [i32; 16] = core::array::from_fn(|n| params.bias(16 * block + n));
-    let first = block * k8n16::steps(&call.conv.shape);
-    for_steps(call, pixel, |s, x| {
-        let w = &call.weights[(first + s) * k8n16::BLOCK_STEP..][..k8n16::BLOCK_STEP];
+    let mut acc: [i32; 16] = core::array::from_fn(|n| params.bias(part.param(16 * block + n)));
+    let first = block * k8n16::steps(&part.shape);
+    for_steps(call, part, pixel, |s, x| {
+        let w = &part.weights(call.weights)[(first + s) * k8n16::BLOCK_STEP..][..k8n16::BLOCK_STEP];
         for (n, acc) in acc.iter_mut().enumerate() {
             for (k, &x) in x.iter().enumerate() {
                 *acc = acc.wrapping_add(x * i32::from(w[k / 4 * 64 + n * 4 + k % 4] as i8));
@@ -161,12 +193,12 @@ fn block_sums(call: &ConvCall<'_>, pixel: usize, block: usize) -> [i32; 16] {
     acc
 }
 
-fn tail_sums(call: &ConvCall<'_>, pixel: usize, full: usize) -> [i32; 8] {
-    let params = call.channel_params();
-    let mut acc: [i32; 8] = core::array::from_fn(|n| params.bias(16 * full + n));
-    let first = full * k8n16::steps(&call.conv.shape) * k8n16::BLOCK_STEP;
-    for_steps(call, pixel, |s, x| {
-        let w = &call.weights[first + s * k8n16::TAIL_STEP..][..k8n16::TAIL_STEP];
+fn tail_sums(call: &ConvCall<'_>, part: &Part, pixel: usize) -> [i32; 8] {
+    let (params, full) = (call.channel_params(), part.blocks.full);
+    let mut acc: [i32; 8] = core::array::from_fn(|n| params.bias(part.param(16 * full + n)));
+    let first = full * k8n16::steps(&part.shape) * k8n16::BLOCK_STEP;
+    for_steps(call, part, pixel, |s, x| {
+        let w = &part.weights(call.weights)[first + s * k8n16::TAIL_STEP..][..k8n16::TAIL_STEP];
         for (n, acc) in acc.iter_mut().enumerate() {
             for (k, &x) in x.iter().enumerate() {
                 *acc = acc.wrapping_add(x * i32::from(w[n * 8 + k] as i8));
@@ -176,41 +208,40 @@ fn tail_sums(call: &ConvCall<'_>, pixel: usize, full: usize) -> [i32; 8] {
     acc
 }
 
+/// Stores the real channels of a block that starts at channel `first` of the part.
+fn store_block(call: &mut ConvCall<'_>, part: &Part, (pixel, first): (usize, usize), acc: &[i32]) {
+    let (out_c, part_out) = (usize::from(call.conv.shape.out_c), usize::from(part.shape.out_c));
+    for (n, &acc) in acc.iter().enumerate().take(part_out - first) {
+        let (params, at) = (call.channel_params(), part.param(first + n));
+        let (multiplier, right_shift) = (params.multiplier(at), params.right_shift[at]);
+        store(call, pixel * out_c + part.number * part_out + first + n, acc, multiplier, right_shift);
+    }
+}
+
 /// [`crate::op::Layout::K8N4`].
 pub fn k8n4(call: &mut ConvCall<'_>) {
     let shape = call.conv.shape;
+    let window = window(call);
     for pixel in 0..shape.out_h() * shape.out_w() {
-        for first in (0..usize::from(shape.out_c)).step_by(k8n4::GROUP) {
-            let acc = group_sums(call, pixel, first);
-            store_block(call, pixel, first, &acc);
+        for c in 0..usize::from(shape.out_c) {
+            let acc = channel_sum(call, &window, pixel, c);
+            store_channel(call, pixel, c, acc);
         }
     }
 }
 
-/// Sums of a group of channels that starts at channel `first`.
-fn group_sums(call: &ConvCall<'_>, pixel: usize, first: usize) -> [i32; k8n4::GROUP] {
-    let (shape, params, window) = (call.conv.shape, call.channel_params(), window(call));
+/// The sum of channel `c` in [`crate::op::Layout::K8N4`].
+fn channel_sum(call: &ConvCall<'_>, window: &Window<'_>, pixel: usize, c: usize) -> i32 {
+    let shape = call.conv.shape;
     let place = (pixel / shape.out_w(), pixel % shape.out_w());
-    let mut acc: [i32; k8n4::GROUP] = core::array::from_fn(|n| params.bias(first + n));
+    let first = c / shape.group_out() * shape.group_in();
+    let mut acc = call.channel_params().bias(c);
     for s in 0..k8n4::steps(&shape) {
-        let w = &call.weights[k8n4::weight_at(&shape, first, s, 0)..][..k8n4::GROUP_STEP];
         for k in 0..k8n4::STEP {
-            let Some((row, column, c)) = k8n4::tap(&shape, s, k) else { continue };
-            let x = i32::from(window.at(place, (row, column), c));
-            for (n, acc) in acc.iter_mut().enumerate() {
-                *acc = acc.wrapping_add(x * i32::from(w[k / 4 * 16 + n * 4 + k % 4] as i8));
-            }
+            let Some((row, column, channel)) = k8n4::tap(&shape, s, k) else { continue };
+            let x = i32::from(window.at(place, (row, column), first + channel));
+            acc = acc.wrapping_add(x * i32::from(call.weights[k8n4::weight_at(&shape, c, s, k)] as i8));
         }
     }
     acc
-}
-
-/// Stores the real channels of a block that starts at channel `first`.
-fn store_block(call: &mut ConvCall<'_>, pixel: usize, first: usize, acc: &[i32]) {
-    let out_c = usize::from(call.conv.shape.out_c);
-    for (n, &acc) in acc.iter().enumerate().take(out_c - first) {
-        let params = call.channel_params();
-        let (multiplier, right_shift) = (params.multiplier(first + n), params.right_shift[first + n]);
-        store(call, pixel * out_c + first + n, acc, multiplier, right_shift);
-    }
 }

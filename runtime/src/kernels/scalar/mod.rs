@@ -2,6 +2,7 @@
 
 pub mod conv;
 pub mod dense;
+pub mod max_pool;
 pub mod pool;
 pub mod shortcut;
 
@@ -19,6 +20,7 @@ pub const OHWI: Backend = Backend {
         run: conv::ohwi,
     },
     shortcut: shortcut::run,
+    max_pool: max_pool::run,
     pool: pool::run,
     dense: dense::rows,
 };
@@ -34,6 +36,7 @@ pub const K4N2: Backend = Backend {
         run: conv::k4n2,
     },
     shortcut: shortcut::run,
+    max_pool: max_pool::run,
     pool: pool::run,
     dense: dense::packed,
 };
@@ -44,6 +47,7 @@ pub const K8N16: Backend = Backend {
     layout: Layout::K8N16,
     conv: ConvKernel { name: "qs8_conv_1x16_k8n16_scalar", tile: (1, 16), scratch_len: |_| 0, run: conv::k8n16 },
     shortcut: shortcut::run,
+    max_pool: max_pool::run,
     pool: pool::run,
     dense: dense::packed,
 };
@@ -60,6 +64,7 @@ pub const K8N4: Backend = Backend {
         run: conv::k8n4,
     },
     shortcut: shortcut::run,
+    max_pool: max_pool::run,
     pool: pool::run,
     dense: dense::packed,
 };

@@ -5,7 +5,7 @@ use super::simd::Simd;
 use super::store::Channels;
 use super::tile::{self, Kind, Tile, Width};
 use super::{conv, dense, shortcut};
-use crate::kernels::{Backend, ConvCall, ConvKernel, Isa, PoolCall, ShortcutCall, scalar};
+use crate::kernels::{Backend, ConvCall, ConvKernel, Isa, MaxPoolCall, PoolCall, ShortcutCall, scalar};
 use crate::op::Layout;
 use core::arch::x86_64::*;
 use core::marker::PhantomData;
@@ -55,6 +55,7 @@ pub(in crate::kernels) const AVX2: Backend = Backend {
     layout: Layout::K8N16,
     conv: kernel::<Avx2>("qs8_conv_4x16_k8n16_avx2", 4, run_avx2),
     shortcut: run_shortcut,
+    max_pool: run_max_pool,
     pool: run_pool,
     dense: dense::run,
 };
@@ -64,6 +65,7 @@ pub(in crate::kernels) const AVXVNNI: Backend = Backend {
     layout: Layout::K8N16,
     conv: kernel::<Vnni<Vex>>("qs8_conv_6x16_k8n16_avxvnni", 6, run_avxvnni),
     shortcut: run_shortcut,
+    max_pool: run_max_pool,
     pool: run_pool,
     dense: dense::run,
 };
@@ -73,6 +75,7 @@ pub(in crate::kernels) const AVX512VL: Backend = Backend {
     layout: Layout::K8N16,
     conv: kernel::<Vnni<Evex>>("qs8_conv_6x16_k8n16_avx512vl", 6, run_avx512vl),
     shortcut: run_shortcut,
+    max_pool: run_max_pool,
     pool: run_pool,
     dense: dense::run,
 };
@@ -99,6 +102,11 @@ unsafe fn run_avx512vl(call: &mut ConvCall<'_>) {
 unsafe fn run_shortcut(call: &mut ShortcutCall<'_>) {
     // SAFETY: this function has AVX2; shortcuts need no dot product.
     unsafe { shortcut::run::<Wide256<Avx2>>(call) }
+}
+
+#[target_feature(enable = "avx2")]
+unsafe fn run_max_pool(call: &mut MaxPoolCall<'_>) {
+    scalar::max_pool::body(call);
 }
 
 #[target_feature(enable = "avx2")]
@@ -493,34 +501,38 @@ impl<D: Dot> Simd for Wide256<D> {
     }
 
     #[inline(always)]
-    unsafe fn load(from: *const u8, stride: usize) -> __m256i {
+    unsafe fn load(from: *const u8, stride: usize, count: usize) -> __m256i {
         unsafe {
             let a = _mm256_castsi128_si256(_mm_loadu_si128(from.cast()));
-            _mm256_inserti128_si256::<1>(a, _mm_loadu_si128(from.add(stride).cast()))
+            _mm256_inserti128_si256::<1>(a, _mm_loadu_si128(from.add((count - 1) * stride).cast()))
         }
     }
 
     #[inline(always)]
-    unsafe fn store(to: *mut u8, stride: usize, v: __m256i) {
+    unsafe fn store(to: *mut u8, stride: usize, count: usize, v: __m256i) {
         unsafe {
             _mm_storeu_si128(to.cast(), _mm256_castsi256_si128(v));
-            _mm_storeu_si128(to.add(stride).cast(), _mm256_extracti128_si256::<1>(v));
+            if count > 1 {
+                _mm_storeu_si128(to.add(stride).cast(), _mm256_extracti128_si256::<1>(v));
+            }
         }
     }
 
     #[inline(always)]
-    unsafe fn load_half(from: *const u8, stride: usize) -> __m256i {
+    unsafe fn load_half(from: *const u8, stride: usize, count: usize) -> __m256i {
         unsafe {
             let a = _mm256_castsi128_si256(_mm_loadl_epi64(from.cast()));
-            _mm256_inserti128_si256::<1>(a, _mm_loadl_epi64(from.add(stride).cast()))
+            _mm256_inserti128_si256::<1>(a, _mm_loadl_epi64(from.add((count - 1) * stride).cast()))
         }
     }
 
     #[inline(always)]
-    unsafe fn store_half(to: *mut u8, stride: usize, v: __m256i) {
+    unsafe fn store_half(to: *mut u8, stride: usize, count: usize, v: __m256i) {
         unsafe {
             _mm_storel_epi64(to.cast(), _mm256_castsi256_si128(v));
-            _mm_storel_epi64(to.add(stride).cast(), _mm256_extracti128_si256::<1>(v));
+            if count > 1 {
+                _mm_storel_epi64(to.add(stride).cast(), _mm256_extracti128_si256::<1>(v));
+            }
         }
     }
 

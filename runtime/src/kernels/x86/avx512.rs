@@ -4,7 +4,7 @@ use super::simd::Simd;
 use super::store::Channels;
 use super::tile::{self, Kind, Tile, Width};
 use super::{conv, dense, shortcut};
-use crate::kernels::{Backend, ConvCall, ConvKernel, Isa, PoolCall, ShortcutCall, scalar};
+use crate::kernels::{Backend, ConvCall, ConvKernel, Isa, MaxPoolCall, PoolCall, ShortcutCall, scalar};
 use crate::op::Layout;
 use core::arch::x86_64::*;
 
@@ -21,6 +21,7 @@ pub(in crate::kernels) const BACKEND: Backend = Backend {
         run,
     },
     shortcut: run_shortcut,
+    max_pool: run_max_pool,
     pool: run_pool,
     dense: dense::run,
 };
@@ -35,6 +36,11 @@ unsafe fn run(call: &mut ConvCall<'_>) {
 unsafe fn run_shortcut(call: &mut ShortcutCall<'_>) {
     // SAFETY: this function has the instruction set that `Avx512` asks for.
     unsafe { shortcut::run::<Avx512>(call) }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+unsafe fn run_max_pool(call: &mut MaxPoolCall<'_>) {
+    scalar::max_pool::body(call);
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
@@ -79,6 +85,19 @@ unsafe fn four(a: __m128i, b: __m128i, c: __m128i, d: __m128i) -> __m512i {
     }
 }
 
+#[inline(always)]
+unsafe fn lanes_of(v: __m512i) -> [__m128i; 4] {
+    // SAFETY: the caller has AVX-512 F.
+    unsafe {
+        [
+            _mm512_castsi512_si128(v),
+            _mm512_extracti32x4_epi32::<1>(v),
+            _mm512_extracti32x4_epi32::<2>(v),
+            _mm512_extracti32x4_epi32::<3>(v),
+        ]
+    }
+}
+
 // SAFETY (for all blocks below): the instruction set is promised by the trait, and so are the bytes behind pointers.
 #[allow(clippy::undocumented_unsafe_blocks)]
 impl Simd for Avx512 {
@@ -90,15 +109,27 @@ impl Simd for Avx512 {
     const UNIT: usize = 8;
     // 32 registers: at most 24 accumulators, next to 3 of weights and the inputs.
     const KINDS: &'static [Kind] = &[
-        Kind { blocks: 1, tail: true, widths: &[width::<8, 1, true>(), width::<4, 1, true>()] },
-        Kind { blocks: 3, tail: false, widths: &[width::<8, 3, false>(), width::<4, 3, false>()] },
-        Kind { blocks: 2, tail: false, widths: &[width::<8, 2, false>(), width::<4, 2, false>()] },
+        Kind { blocks: 1, tail: true, widths: &[width::<8, 1, true>(), width::<7, 1, true>(), width::<4, 1, true>()] },
+        Kind {
+            blocks: 3,
+            tail: false,
+            widths: &[width::<8, 3, false>(), width::<7, 3, false>(), width::<4, 3, false>()],
+        },
+        Kind {
+            blocks: 2,
+            tail: false,
+            widths: &[width::<8, 2, false>(), width::<7, 2, false>(), width::<4, 2, false>()],
+        },
         Kind {
             blocks: 1,
             tail: false,
-            widths: &[width::<16, 1, false>(), width::<8, 1, false>(), width::<4, 1, false>()],
+            widths: &[width::<16, 1, false>(), width::<8, 1, false>(), width::<7, 1, false>(), width::<4, 1, false>()],
         },
-        Kind { blocks: 0, tail: true, widths: &[width::<16, 0, true>(), width::<4, 0, true>()] },
+        Kind {
+            blocks: 0,
+            tail: true,
+            widths: &[width::<16, 0, true>(), width::<8, 0, true>(), width::<7, 0, true>(), width::<4, 0, true>()],
+        },
     ];
 
     #[inline(always)]
@@ -260,46 +291,46 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn load(from: *const u8, stride: usize) -> __m512i {
+    unsafe fn load(from: *const u8, stride: usize, count: usize) -> __m512i {
         unsafe {
-            if stride == 16 {
+            if stride == 16 && count == 4 {
                 return _mm512_loadu_si512(from.cast());
             }
-            let (a, b) = (_mm_loadu_si128(from.cast()), _mm_loadu_si128(from.add(stride).cast()));
-            let (c, d) = (_mm_loadu_si128(from.add(2 * stride).cast()), _mm_loadu_si128(from.add(3 * stride).cast()));
-            four(a, b, c, d)
+            let lane = |i: usize| _mm_loadu_si128(from.add(i.min(count - 1) * stride).cast());
+            four(lane(0), lane(1), lane(2), lane(3))
         }
     }
 
     #[inline(always)]
-    unsafe fn store(to: *mut u8, stride: usize, v: __m512i) {
+    unsafe fn store(to: *mut u8, stride: usize, count: usize, v: __m512i) {
         unsafe {
-            if stride == 16 {
+            if stride == 16 && count == 4 {
                 return _mm512_storeu_si512(to.cast(), v);
             }
-            _mm_storeu_si128(to.cast(), _mm512_castsi512_si128(v));
-            _mm_storeu_si128(to.add(stride).cast(), _mm512_extracti32x4_epi32::<1>(v));
-            _mm_storeu_si128(to.add(2 * stride).cast(), _mm512_extracti32x4_epi32::<2>(v));
-            _mm_storeu_si128(to.add(3 * stride).cast(), _mm512_extracti32x4_epi32::<3>(v));
+            for (i, lane) in lanes_of(v).into_iter().enumerate() {
+                if i < count {
+                    _mm_storeu_si128(to.add(i * stride).cast(), lane);
+                }
+            }
         }
     }
 
     #[inline(always)]
-    unsafe fn load_half(from: *const u8, stride: usize) -> __m512i {
+    unsafe fn load_half(from: *const u8, stride: usize, count: usize) -> __m512i {
         unsafe {
-            let (a, b) = (_mm_loadl_epi64(from.cast()), _mm_loadl_epi64(from.add(stride).cast()));
-            let (c, d) = (_mm_loadl_epi64(from.add(2 * stride).cast()), _mm_loadl_epi64(from.add(3 * stride).cast()));
-            four(a, b, c, d)
+            let lane = |i: usize| _mm_loadl_epi64(from.add(i.min(count - 1) * stride).cast());
+            four(lane(0), lane(1), lane(2), lane(3))
         }
     }
 
     #[inline(always)]
-    unsafe fn store_half(to: *mut u8, stride: usize, v: __m512i) {
+    unsafe fn store_half(to: *mut u8, stride: usize, count: usize, v: __m512i) {
         unsafe {
-            _mm_storel_epi64(to.cast(), _mm512_castsi512_si128(v));
-            _mm_storel_epi64(to.add(stride).cast(), _mm512_extracti32x4_epi32::<1>(v));
-            _mm_storel_epi64(to.add(2 * stride).cast(), _mm512_extracti32x4_epi32::<2>(v));
-            _mm_storel_epi64(to.add(3 * stride).cast(), _mm512_extracti32x4_epi32::<3>(v));
+            for (i, lane) in lanes_of(v).into_iter().enumerate() {
+                if i < count {
+                    _mm_storel_epi64(to.add(i * stride).cast(), lane);
+                }
+            }
         }
     }
 

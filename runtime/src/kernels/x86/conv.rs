@@ -7,6 +7,7 @@ use super::tile::{Kind, MAX_KERNEL, Place, Row, Tile, Width};
 use crate::kernels::k8n16::STEP;
 use crate::kernels::{ConvCall, Params, k8n16, params_len, scalar};
 use crate::op::{ConvShape, Layout};
+use core::ops::Range;
 use core::ptr;
 
 /// Pixels of the widest tile.
@@ -21,37 +22,46 @@ const fn widest(kinds: &[Kind]) -> usize {
     most
 }
 
-/// Entries of the table of parameters.
+/// Bytes of activations that a group of rows may have, so that they stay near the core while tiles for one block of
+/// channels after the other pass over them: the block's weights are then read from afar once for each group of rows.
+const NEAR: usize = 160 << 10;
+/// The same where all weights of the layer stay in the first cache next to them.
+const NEAREST: usize = 16 << 10;
+
+/// Entries of a part's table of parameters.
 fn entries(blocks: k8n16::Blocks) -> usize {
     blocks.full + usize::from(blocks.tail)
 }
 
 /// Bytes of scratch memory: room to align, the parameters, the ring.
 pub(super) fn scratch_len<S: Simd>(shape: &ConvShape) -> usize {
-    needed::<S>(shape, &Ring::new(shape, S::UNIT))
+    let parts = k8n16::Parts::of(shape);
+    needed::<S>(&parts, &Ring::new(&parts.shape, S::UNIT, usize::from(shape.in_c)))
 }
 
 #[inline(always)]
-fn needed<S: Simd>(shape: &ConvShape, ring: &Ring) -> usize {
-    let table = entries(k8n16::Blocks::of(shape.out_c)) * size_of::<Channels>();
+fn needed<S: Simd>(parts: &k8n16::Parts, ring: &Ring) -> usize {
+    let table = parts.count * entries(k8n16::Blocks::of(parts.shape.out_c)) * size_of::<Channels>();
     align_of::<Channels>() + table + ring.len(const { widest(S::KINDS) })
 }
 
 /// Whether every slice is as long as the shape asks; always so for a validated model.
 #[inline(always)]
-fn is_complete<S: Simd>(call: &ConvCall<'_>, ring: &Ring) -> bool {
+fn is_complete<S: Simd>(call: &ConvCall<'_>, parts: &k8n16::Parts, ring: &Ring) -> bool {
     let shape = &call.conv.shape;
     let outputs = shape.output_len();
     (1..=MAX_KERNEL).contains(&usize::from(shape.kernel))
         && shape.padding < shape.kernel
         && shape.in_c > 0
+        && shape.in_c.is_multiple_of(shape.groups)
+        && shape.out_c.is_multiple_of(shape.groups)
         && outputs > 0
         && call.input.len() >= shape.input_len()
         && call.weights.len() >= k8n16::weights_len(shape)
-        && call.params.len() >= params_len(shape.out_c, Layout::K8N16)
+        && call.params.len() >= params_len(shape, Layout::K8N16)
         && call.out_hi.len() >= outputs
         && (call.out_lo.is_empty() || call.out_lo.len() >= outputs)
-        && call.scratch.len() >= needed::<S>(shape, ring)
+        && call.scratch.len() >= needed::<S>(parts, ring)
 }
 
 /// Bits by which accumulators can and must be moved left so that every total right shift is at least 33; `None` if
@@ -69,8 +79,9 @@ fn pre_shift(call: &ConvCall<'_>) -> Option<u8> {
 /// The instruction set of `S` is available.
 #[inline(always)]
 pub(super) unsafe fn run<S: Simd>(call: &mut ConvCall<'_>) {
-    let ring = Ring::new(&call.conv.shape, S::UNIT);
-    if !is_complete::<S>(call, &ring) {
+    let parts = k8n16::Parts::of(&call.conv.shape);
+    let ring = Ring::new(&parts.shape, S::UNIT, usize::from(call.conv.shape.in_c));
+    if !is_complete::<S>(call, &parts, &ring) {
         debug_assert!(false, "a slice is shorter than the shape asks");
         return;
     }
@@ -79,94 +90,77 @@ pub(super) unsafe fn run<S: Simd>(call: &mut ConvCall<'_>) {
         return scalar::conv::k8n16(call);
     };
     // SAFETY: as promised by the caller; the slices have been checked.
-    unsafe { run_checked::<S>(call, ring, pre_shift) }
+    unsafe { run_checked::<S>(call, &parts, ring, pre_shift) }
 }
 
 /// # Safety
 /// The instruction set of `S` is available and `is_complete`.
 #[inline(always)]
-unsafe fn run_checked<S: Simd>(call: &mut ConvCall<'_>, ring: Ring, pre_shift: u8) {
+unsafe fn run_checked<S: Simd>(call: &mut ConvCall<'_>, parts: &k8n16::Parts, ring: Ring, pre_shift: u8) {
     let conv = call.conv;
-    let shape = conv.shape;
+    let shape = parts.shape;
     let blocks = k8n16::Blocks::of(shape.out_c);
-    let params = Params::new(call.params, blocks.channels());
+    let params = Params::new(call.params, parts.count * blocks.channels());
 
     let pad = call.scratch.as_ptr().align_offset(align_of::<Channels>());
-    let (head, slots) = call.scratch.split_at_mut(pad + entries(blocks) * size_of::<Channels>());
+    let (head, slots) = call.scratch.split_at_mut(pad + parts.count * entries(blocks) * size_of::<Channels>());
     // SAFETY: every bit pattern is a valid value of `Channels`, which is nothing but arrays of i32.
     let (_, table, _) = unsafe { head.align_to_mut::<Channels>() };
-    fill_channels(table, &params, blocks, pre_shift);
-
-    let rows = Rows { input: call.input, border: conv.border.map(|b| b ^ 0x80) };
-    let in_place = reads_in_place::<S>(&shape, rows.border, blocks);
-    if !in_place {
-        ring.fill_border(slots, &rows);
+    for (n, table) in table.chunks_exact_mut(entries(blocks).max(1)).enumerate() {
+        fill_channels(table, &params.part(n * blocks.channels(), blocks.channels()), blocks, pre_shift);
     }
 
-    let row_steps = k8n16::row_steps(&shape);
+    let border = conv.border.map(|b| b ^ 0x80);
+    // The columns of a part's window do not follow each other in the input.
+    let in_place = (parts.count == 1 || shape.kernel == 1) && reads_in_place::<S>(&shape, border, blocks);
+    let pixel = usize::from(conv.shape.in_c);
     let layer = Layer {
         shape,
         blocks,
-        row_steps,
+        parts: parts.count,
+        row_steps: k8n16::row_steps(&shape),
+        skip_rows: border == [0; 4],
         // Window columns of small pixels do not fall on steps.
-        skip_columns: rows.border == [0; 4] && !k8n16::window_rows(&shape),
-        distance: ring.distance,
+        skip_columns: border == [0; 4] && !k8n16::window_rows(&shape),
+        distance: if in_place { usize::from(shape.stride) * pixel } else { ring.distance },
+        input_pixel: pixel,
+        out_pixel: usize::from(conv.shape.out_c),
         out_w: shape.out_w(),
         steps: k8n16::steps(&shape),
+        part_weights: k8n16::part_weights_len(&shape),
         weights: call.weights,
         channels: table,
+        out: [
+            call.out_hi.as_mut_ptr(),
+            if call.out_lo.is_empty() { ptr::null_mut() } else { call.out_lo.as_mut_ptr() },
+        ],
     };
-    let mut output = Row {
+    let mut row = Row {
         base: ptr::null(),
         rows: [0; MAX_KERNEL],
         row_count: 0,
-        distance: ring.distance,
+        distance: layer.distance,
         weights: ptr::null(),
-        block_stride: k8n16::steps(&shape) * k8n16::BLOCK_STEP,
+        block_stride: layer.steps * k8n16::BLOCK_STEP,
         tail_weights: ptr::null(),
         channels: ptr::null(),
         hi: ptr::null_mut(),
         lo: ptr::null_mut(),
-        out_c: usize::from(shape.out_c),
+        out_c: layer.out_pixel,
         left: 0,
         half_steps: k8n16::half_steps(&shape),
         pre_shift: pre_shift > 0,
         accumulate: conv.accumulate,
+        raw: conv.raw,
         limits: conv.limits,
     };
-    let (out_hi, out_lo) = (call.out_hi.as_mut_ptr(), call.out_lo.as_mut_ptr());
-    let wide = !call.out_lo.is_empty();
-    let mut plan = Plan::new();
-    let mut filled = isize::MIN;
-    let mut top = -isize::from(shape.padding as i8);
-    for y in 0..shape.out_h() {
-        let window = visible(&shape, top, rows.border == [0; 4]);
-        output.row_count = window.len();
+    // SAFETY: the instruction set is there, and all slices have been checked against the shape.
+    unsafe {
         if in_place {
-            output.base = rows.input.as_ptr().wrapping_sub(usize::from(shape.padding) * usize::from(shape.in_c));
-            for (to, row) in output.rows.iter_mut().zip(window.clone()) {
-                *to = row as usize * ring.input_row;
-            }
+            layer.run_in_place::<S>(&mut row, call.input);
         } else {
-            let mut slot = ring.slot(window.start);
-            for (to, row) in output.rows.iter_mut().zip(window.clone()) {
-                if row >= filled {
-                    ring.fill_row(slots, &rows, row, slot);
-                }
-                *to = ring.offset(slot);
-                slot = ring.next(slot);
-            }
-            filled = window.end;
-            output.base = slots.as_ptr();
+            layer.run_with_ring::<S>(&mut row, &ring, slots, call.input, border);
         }
-        let first = (window.start - top) as usize;
-        top += isize::from(i16::from(shape.stride));
-        let at = y * layer.out_w * output.out_c;
-        let hi = out_hi.wrapping_add(at);
-        let lo = if wide { out_lo.wrapping_add(at) } else { ptr::null_mut() };
-        // SAFETY: the instruction set is there. Rows are the input's own, which `reads_in_place` has looked at, or slots
-        // of the ring, which goes on far enough behind the last one; the planes hold row `y` of the output; weights and parameters have been checked against the shape.
-        unsafe { layer.run_row::<S>(&mut output, &mut plan, first, [hi, lo]) };
     }
 }
 
@@ -174,13 +168,15 @@ unsafe fn run_checked<S: Simd>(call: &mut ConvCall<'_>, ring: Ring, pre_shift: u
 ///
 /// A border that is nothing but zeros is never read by the tiles' first and last pixels, and no pixel between them
 /// touches it where the padding is not larger than the stride: the second window starts at `stride - padding`, and the
-/// last but one ends `stride - padding` before the input does, or earlier. Tiles must end where the row does, because
+/// last but one ends `stride - padding` before the input does, or earlier. What the first pixel leaves out must come
+/// before what the last one does, which may be in the same tile. Tiles must end where the row does, because
 /// they compute all their pixels.
 #[inline(always)]
 fn reads_in_place<S: Simd>(shape: &ConvShape, border: [u8; 4], blocks: k8n16::Blocks) -> bool {
     S::UNIT == STEP
         && usize::from(shape.in_c).is_multiple_of(STEP)
-        && (shape.padding == 0 || border == [0; 4] && shape.padding <= shape.stride)
+        && (shape.padding == 0
+            || border == [0; 4] && shape.padding <= shape.stride && 2 * shape.padding <= shape.kernel)
         && tiles_fit::<S>(blocks, shape.out_w())
 }
 
@@ -204,64 +200,172 @@ fn tiles_fit<S: Simd>(blocks: k8n16::Blocks, pixels: usize) -> bool {
 }
 
 /// Input rows of the window that starts at row `top`; only those that exist, if the border is nothing but zeros.
-fn visible(shape: &ConvShape, top: isize, skip: bool) -> core::ops::Range<isize> {
+fn visible(shape: &ConvShape, top: isize, skip: bool) -> Range<isize> {
     let bottom = top + isize::from(shape.kernel as i8);
     if skip { top.max(0)..bottom.min(shape.in_h as isize) } else { top..bottom }
 }
 
 /// What stays the same for all rows.
 struct Layer<'a> {
+    /// One of the parts.
     shape: ConvShape,
+    /// Its blocks.
     blocks: k8n16::Blocks,
+    parts: usize,
     row_steps: usize,
+    /// Whether window rows that only read the border can be left out.
+    skip_rows: bool,
     /// Whether steps that only read the border can be left out.
     skip_columns: bool,
-    /// Bytes in the ring from a pixel's window to the next one's.
+    /// Bytes from a pixel's window to the next one's.
     distance: usize,
+    /// Bytes of an input pixel.
+    input_pixel: usize,
+    /// Bytes from an output pixel to the next one.
+    out_pixel: usize,
     /// Output columns.
     out_w: usize,
     /// Steps of the whole window.
     steps: usize,
+    /// Bytes of a part's weights.
+    part_weights: usize,
     weights: &'a [u8],
     channels: &'a [Channels],
+    /// The output's planes; the second one is null for a narrow output.
+    out: [*mut u8; 2],
+}
+
+/// Blocks of channels of a part that the same tiles compute.
+#[derive(Clone, Copy)]
+struct Stripe {
+    part: usize,
+    kind: &'static Kind,
+    /// Blocks of the part before them.
+    done: usize,
 }
 
 impl Layer<'_> {
-    /// Computes one row of outputs.
+    /// Rows `from..to` of the window of output row `y`, and how many rows of the window come before them. Only rows that
+    /// exist, if the border is nothing but zeros.
+    fn window(&self, y: usize) -> (Range<isize>, usize) {
+        let top = (y * usize::from(self.shape.stride)) as isize - isize::from(self.shape.padding as i8);
+        let window = visible(&self.shape, top, self.skip_rows);
+        let skipped = window.start - top;
+        (window, skipped as usize)
+    }
+
+    /// The stripes of a part, in order.
+    fn stripes<S: Simd>(&self, part: usize) -> impl Iterator<Item = Stripe> {
+        let (blocks, mut done) = (self.blocks, Some(0));
+        core::iter::from_fn(move || {
+            let at = done?;
+            let kind = next_kind::<S>(blocks, at)?;
+            done = (!kind.tail).then_some(at + kind.blocks);
+            Some(Stripe { part, kind, done: at })
+        })
+    }
+
+    /// Reads windows where the input lies: groups of rows, for each group one stripe after the other.
     ///
     /// # Safety
-    /// The instruction set of `S` is available; the fields of `row` that do not depend on channels are valid for all
-    /// its pixels; `first` is the first window row that exists; the planes of the row begin at `hi` and `lo`.
+    /// The instruction set of `S` is available, the slices fit the shape, and `reads_in_place`.
     #[inline(always)]
-    unsafe fn run_row<S: Simd>(&self, row: &mut Row, plan: &mut Plan, first: usize, [hi, lo]: [*mut u8; 2]) {
-        let (weights, steps) = (self.weights.as_ptr(), self.steps);
-        let skipped = first * self.row_steps;
-        let mut done = 0;
-        while let Some(kind) = next_kind::<S>(self.blocks, done) {
-            let channel = 16 * done;
-            // Offsets stay inside of the weights, whose length is that of all blocks.
-            row.weights = weights.wrapping_add((done * steps + skipped) * k8n16::BLOCK_STEP);
-            let full = self.blocks.full * steps * k8n16::BLOCK_STEP;
-            row.tail_weights = weights.wrapping_add(full + skipped * k8n16::TAIL_STEP);
-            row.channels = self.channels[done..].as_ptr();
-            row.left = row.out_c - channel;
-            row.hi = hi.wrapping_add(channel);
-            row.lo = if lo.is_null() { lo } else { lo.wrapping_add(channel) };
-            let mut x = 0;
-            while x < self.out_w {
-                if !(plan.from == x && ptr::eq(plan.kind, kind)) {
-                    plan.fill(self, kind, x);
+    unsafe fn run_in_place<S: Simd>(&self, row: &mut Row, input: &[u8]) {
+        let mut plan = Plan::new();
+        let (out_h, input_row) = (self.shape.out_h(), usize::from(self.shape.in_w) * self.input_pixel);
+        let planes = if self.out[1].is_null() { 1 } else { 2 };
+        let bytes = input_row * usize::from(self.shape.stride) + self.out_w * self.out_pixel * planes;
+        let near = if self.weights.len() <= NEAREST { NEAREST } else { NEAR };
+        let group = (near / bytes).clamp(1, out_h);
+        let padding = usize::from(self.shape.padding) * self.input_pixel;
+        for first in (0..out_h).step_by(group) {
+            for part in 0..self.parts {
+                // Before the input, where the first column of the window is padding, which is left out.
+                row.base = input.as_ptr().wrapping_add(part * usize::from(self.shape.in_c)).wrapping_sub(padding);
+                for stripe in self.stripes::<S>(part) {
+                    for y in first..out_h.min(first + group) {
+                        let (window, skipped) = self.window(y);
+                        row.row_count = window.len();
+                        for (to, line) in row.rows.iter_mut().zip(window) {
+                            *to = line as usize * input_row;
+                        }
+                        // SAFETY: rows are the input's own, and `reads_in_place` has seen that tiles stay inside.
+                        unsafe { self.run_row(row, &mut plan, stripe, y, skipped) };
+                    }
                 }
-                for place in plan.places.iter().take(plan.count) {
-                    // SAFETY: the tile is valid: its pixels are some of the row, and its blocks exist.
-                    unsafe { (place.run)(Tile { row, place }) };
+            }
+        }
+    }
+
+    /// Reads windows from the ring, row by row.
+    ///
+    /// # Safety
+    /// The instruction set of `S` is available, and the slices fit the shape.
+    #[inline(always)]
+    unsafe fn run_with_ring<S: Simd>(
+        &self,
+        row: &mut Row,
+        ring: &Ring,
+        slots: &mut [u8],
+        input: &[u8],
+        border: [u8; 4],
+    ) {
+        let mut plan = Plan::new();
+        for part in 0..self.parts {
+            let rows = Rows { input: &input[part * usize::from(self.shape.in_c)..], border };
+            ring.fill_border(slots, &rows);
+            let mut filled = isize::MIN;
+            for y in 0..self.shape.out_h() {
+                let (window, skipped) = self.window(y);
+                row.row_count = window.len();
+                let mut slot = ring.slot(window.start);
+                for (to, line) in row.rows.iter_mut().zip(window.clone()) {
+                    if line >= filled {
+                        ring.fill_row(slots, &rows, line, slot);
+                    }
+                    *to = ring.offset(slot);
+                    slot = ring.next(slot);
                 }
-                x = plan.to;
+                filled = window.end;
+                row.base = slots.as_ptr();
+                for stripe in self.stripes::<S>(part) {
+                    // SAFETY: rows are slots of the ring, which goes on far enough behind the last one.
+                    unsafe { self.run_row(row, &mut plan, stripe, y, skipped) };
+                }
             }
-            done += kind.blocks;
-            if kind.tail {
-                break;
+        }
+    }
+
+    /// Computes row `y` of a stripe's outputs.
+    ///
+    /// # Safety
+    /// The instruction set of the stripe's tiles is available; `row` says where the rows of the window are, the first
+    /// `skipped` ones left out, and tiles may read them; slices fit the shape.
+    #[inline(always)]
+    unsafe fn run_row(&self, row: &mut Row, plan: &mut Plan, stripe: Stripe, y: usize, skipped: usize) {
+        let Stripe { part, kind, done } = stripe;
+        let skipped = skipped * self.row_steps;
+        // Offsets stay inside of the weights, whose length is that of all blocks of all parts.
+        let weights = self.weights.as_ptr().wrapping_add(part * self.part_weights);
+        row.weights = weights.wrapping_add((done * self.steps + skipped) * k8n16::BLOCK_STEP);
+        let full = self.blocks.full * self.steps * k8n16::BLOCK_STEP;
+        row.tail_weights = weights.wrapping_add(full + skipped * k8n16::TAIL_STEP);
+        row.channels = self.channels[part * entries(self.blocks) + done..].as_ptr();
+        row.left = usize::from(self.shape.out_c) - 16 * done;
+        let at = y * self.out_w * self.out_pixel + part * usize::from(self.shape.out_c) + 16 * done;
+        let [hi, lo] = self.out;
+        row.hi = hi.wrapping_add(at);
+        row.lo = if lo.is_null() { lo } else { lo.wrapping_add(at) };
+        let mut x = 0;
+        while x < self.out_w {
+            if !(plan.from == x && ptr::eq(plan.kind, kind)) {
+                plan.fill(self, kind, x);
             }
+            for place in plan.places.iter().take(plan.count) {
+                // SAFETY: the tile is valid: its pixels are some of the row, and its blocks exist.
+                unsafe { (place.run)(Tile { row, place }) };
+            }
+            x = plan.to;
         }
     }
 }
@@ -271,14 +375,14 @@ struct Plan {
     kind: *const Kind,
     from: usize,
     to: usize,
-    places: [Place; 8],
+    places: [Place; 16],
     count: usize,
 }
 
 impl Plan {
     fn new() -> Self {
         let nowhere = Place { run: |_| (), start: 0, steps: [0; 3], at: 0, pixels: 0 };
-        Plan { kind: ptr::null(), from: 0, to: 0, places: [nowhere; 8], count: 0 }
+        Plan { kind: ptr::null(), from: 0, to: 0, places: [nowhere; 16], count: 0 }
     }
 
     #[cold]
@@ -298,7 +402,7 @@ impl Plan {
                 } else {
                     [0, layer.row_steps - k8n16::half_steps(&layer.shape), 0]
                 },
-                at: self.to * usize::from(layer.shape.out_c),
+                at: self.to * layer.out_pixel,
                 pixels: width.pixels.min(left),
             };
             self.to += place.pixels;
@@ -310,14 +414,37 @@ impl Plan {
 /// The kind of tile for the blocks after the first `done` ones.
 fn next_kind<S: Simd>(blocks: k8n16::Blocks, done: usize) -> Option<&'static Kind> {
     let left = blocks.full - done;
-    S::KINDS.iter().find(|k| if k.tail { blocks.tail && k.blocks == left } else { (1..=left).contains(&k.blocks) })
+    // Two tiles of two blocks are faster than three and one.
+    let most = if left == 4 && !blocks.tail { 2 } else { left };
+    S::KINDS.iter().find(|k| if k.tail { blocks.tail && k.blocks == left } else { (1..=most).contains(&k.blocks) })
 }
 
-/// The tile for the next of `left` pixels: the widest one that leaves nothing or enough for another tile.
+/// The tile for the next of `left` pixels: the widest one such that others fill what it leaves exactly; if there is
+/// none, the widest one that leaves enough for another tile.
 fn pick(widths: &'static [Width], left: usize) -> &'static Width {
     let least = &widths[widths.len() - 1];
-    let good = |w: &&Width| w.pixels == left || w.pixels + least.pixels <= left;
-    widths.iter().find(good).or_else(|| widths.iter().find(|w| w.pixels <= left)).unwrap_or(least)
+    let good = |w: &&Width| w.pixels <= left && (w.pixels == left || w.pixels + least.pixels <= left);
+    let exact = widths.iter().find(|w| w.pixels <= left && fills(widths, left - w.pixels));
+    exact.or_else(|| widths.iter().find(good)).or_else(|| widths.iter().find(|w| w.pixels <= left)).unwrap_or(least)
+}
+
+/// Whether tiles can fill `pixels` exactly.
+fn fills(widths: &[Width], pixels: usize) -> bool {
+    if widths.iter().any(|w| pixels.is_multiple_of(w.pixels)) {
+        return true;
+    }
+    // Bit n: n pixels can be filled. What is true of 64 more or fewer pixels is true of any width whose tiles divide 64,
+    // and more is not needed to choose well.
+    let pixels = if pixels > 127 { 64 + pixels % 64 } else { pixels };
+    let mut filled = 1u128;
+    for n in 0..pixels {
+        if filled >> n & 1 > 0 {
+            for width in widths.iter().filter(|w| n + w.pixels <= pixels) {
+                filled |= 1 << (n + width.pixels);
+            }
+        }
+    }
+    filled >> pixels & 1 > 0
 }
 
 /// Spreads the parameters over lanes, see [`Channels`].

@@ -1,7 +1,6 @@
 //! The row ring: the input rows of the current window, as the microkernel wants them.
 //!
-//! Columns beyond the border are filled in, and the eight activations of
-//! a step lie together, so that the steps of a window row follow each other from the window's first byte on. Input row
+//! Columns beyond the border are filled in, and the eight activations of a step lie together, so that the steps of a window row follow each other from the window's first byte on. Input row
 //! `r` lives in slot `r % kernel` until row `r + kernel` replaces it.
 //!
 //! With 8 bytes a step a row is nearly a copy: pixels of whole groups of 8 channels (padded if need be), or plain bytes
@@ -16,7 +15,7 @@ use crate::op::ConvShape;
 /// Rows begin at multiples of this in the ring, which itself does.
 const ALIGN: usize = 64;
 
-/// Where things lie in the ring of a shape, for a unit with `unit` bytes a step.
+/// Where things lie in the ring of a part of a layer, for a unit with `unit` bytes a step.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ring {
     shape: ConvShape,
@@ -34,13 +33,15 @@ pub(super) struct Ring {
     /// Whether steps are cut from window rows of small pixels.
     window_rows: bool,
     /// Bytes of an input row.
-    pub(super) input_row: usize,
+    input_row: usize,
+    /// Bytes of an input pixel; a part reads only some of its channels.
+    input_pixel: usize,
 }
 
 /// What rows are made from.
 #[derive(Clone, Copy)]
 pub(super) struct Rows<'a> {
-    /// Unsigned activations, or an image's bytes.
+    /// Unsigned activations, or an image's bytes, from the part's first channel on.
     pub(super) input: &'a [u8],
     /// Unsigned activations beyond the border, by channel modulo 4.
     pub(super) border: [u8; 4],
@@ -48,7 +49,7 @@ pub(super) struct Rows<'a> {
 
 impl Ring {
     #[inline(always)]
-    pub(super) fn new(shape: &ConvShape, unit: usize) -> Self {
+    pub(super) fn new(shape: &ConvShape, unit: usize, input_pixel: usize) -> Self {
         let width = usize::from(shape.in_w) + 2 * usize::from(shape.padding);
         let (channels, stride) = (usize::from(shape.in_c), usize::from(shape.stride));
         let window_rows = k8n16::window_rows(shape);
@@ -66,7 +67,8 @@ impl Ring {
             distance: if cut { k8n16::row_steps(shape) * unit } else { stride * pixel },
             staging: if cut { (width * channels + STEP).next_multiple_of(ALIGN) } else { 0 },
             window_rows,
-            input_row: usize::from(shape.in_w) * channels,
+            input_row: usize::from(shape.in_w) * input_pixel,
+            input_pixel,
         }
     }
 
@@ -119,8 +121,14 @@ impl Ring {
         if border == [0; 4] {
             return pixels.fill(0);
         }
-        for pixel in pixels.chunks_exact_mut(self.pixel) {
-            self.fill_pixel(pixel, border);
+        let Some(first) = pixels.get_mut(..self.pixel) else { return };
+        self.fill_pixel(first, border);
+        // Twice as many each time: single pixels are too small to be copied one by one.
+        let mut filled = self.pixel;
+        while filled < pixels.len() {
+            let count = filled.min(pixels.len() - filled);
+            pixels.copy_within(..count, filled);
+            filled += count;
         }
     }
 
@@ -133,7 +141,10 @@ impl Ring {
         let start = usize::from(self.shape.padding) * self.pixel;
         let row_inside = &mut row[start..][..usize::from(self.shape.in_w) * self.pixel];
         match usize::try_from(y).ok().filter(|&y| y < usize::from(self.shape.in_h)) {
-            Some(y) => self.fill_inside(row_inside, &rows.input[y * self.input_row..][..self.input_row]),
+            Some(y) => {
+                let after = self.input_pixel - usize::from(self.shape.in_c);
+                self.fill_inside(row_inside, &rows.input[y * self.input_row..][..self.input_row - after]);
+            }
             None => self.fill_pixels(row_inside, rows.border),
         }
         if !staging.is_empty() {
@@ -144,15 +155,22 @@ impl Ring {
     #[inline(always)]
     fn fill_inside(&self, row: &mut [u8], input: &[u8]) {
         let channels = usize::from(self.shape.in_c);
-        if self.window_rows || (channels % STEP == 0 && self.unit == STEP) {
+        let whole = channels % STEP == 0;
+        if channels == self.input_pixel && (self.window_rows || whole && self.unit == STEP) {
             row.copy_from_slice(input);
-        } else if channels % STEP == 0 {
+        } else if whole && self.unit == STEP {
+            for (pixel, from) in row.chunks_exact_mut(self.pixel).zip(input.chunks(self.input_pixel)) {
+                for (to, from) in pixel.as_chunks_mut::<STEP>().0.iter_mut().zip(from.as_chunks().0) {
+                    *to = *from;
+                }
+            }
+        } else if whole && channels == self.input_pixel {
             for (to, from) in row.as_chunks_mut().0.iter_mut().zip(input.as_chunks().0) {
                 *to = widen(u64::from_le_bytes(*from));
             }
         } else {
-            for (pixel, from) in row.chunks_exact_mut(self.pixel).zip(input.chunks_exact(channels)) {
-                for (to, from) in pixel.chunks_exact_mut(self.unit).zip(from.chunks(STEP)) {
+            for (pixel, from) in row.chunks_exact_mut(self.pixel).zip(input.chunks(self.input_pixel)) {
+                for (to, from) in pixel.chunks_exact_mut(self.unit).zip(from[..channels].chunks(STEP)) {
                     let mut step = [0; STEP];
                     step[..from.len()].copy_from_slice(from);
                     put(to, step);

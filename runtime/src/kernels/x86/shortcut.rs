@@ -117,11 +117,11 @@ impl Scale<'_> {
 #[inline(always)]
 unsafe fn load<S: Simd, const HALF: bool>(from: *const u8, stride: usize) -> S::Lanes {
     // SAFETY: promised by the caller.
-    unsafe { if HALF { S::load_half(from, stride) } else { S::load(from, stride) } }
+    unsafe { if HALF { S::load_half(from, stride, S::PIXELS) } else { S::load(from, stride, S::PIXELS) } }
 }
 
 #[inline(always)]
 unsafe fn store<S: Simd, const HALF: bool>(to: *mut u8, stride: usize, v: S::Lanes) {
     // SAFETY: promised by the caller.
-    unsafe { if HALF { S::store_half(to, stride, v) } else { S::store(to, stride, v) } }
+    unsafe { if HALF { S::store_half(to, stride, S::PIXELS, v) } else { S::store(to, stride, S::PIXELS, v) } }
 }

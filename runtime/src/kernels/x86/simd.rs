@@ -74,14 +74,14 @@ pub(super) trait Simd: 'static {
     /// High and low bytes of words: what [`Simd::join`] undoes.
     unsafe fn split(words: [Self::Lanes; 2]) -> (Self::Lanes, Self::Lanes);
 
-    /// Reads 16 bytes for each lane, `stride` bytes apart.
-    unsafe fn load(from: *const u8, stride: usize) -> Self::Lanes;
-    /// Writes 16 bytes of each lane, `stride` bytes apart.
-    unsafe fn store(to: *mut u8, stride: usize, v: Self::Lanes);
-    /// Reads 8 bytes into the low half of each lane, `stride` bytes apart.
-    unsafe fn load_half(from: *const u8, stride: usize) -> Self::Lanes;
-    /// Writes the low 8 bytes of each lane, `stride` bytes apart.
-    unsafe fn store_half(to: *mut u8, stride: usize, v: Self::Lanes);
+    /// Reads 16 bytes for each of the first `count` lanes, `stride` bytes apart; `count` is at least 1.
+    unsafe fn load(from: *const u8, stride: usize, count: usize) -> Self::Lanes;
+    /// Writes 16 bytes of each of the first `count` lanes, `stride` bytes apart.
+    unsafe fn store(to: *mut u8, stride: usize, count: usize, v: Self::Lanes);
+    /// Reads 8 bytes into the low half of each of the first `count` lanes, `stride` bytes apart; `count` is at least 1.
+    unsafe fn load_half(from: *const u8, stride: usize, count: usize) -> Self::Lanes;
+    /// Writes the low 8 bytes of each of the first `count` lanes, `stride` bytes apart.
+    unsafe fn store_half(to: *mut u8, stride: usize, count: usize, v: Self::Lanes);
     /// Writes all lanes, one behind the other.
     unsafe fn spill(to: &mut [i16; 32], v: Self::Lanes);
 }

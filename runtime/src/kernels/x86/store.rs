@@ -5,7 +5,7 @@
 
 use super::simd::Simd;
 use super::tile::{Accumulators, Tile};
-use crate::arith::{add_narrow, add_wide, join, split};
+use crate::arith::{add_narrow, add_raw, add_wide, join, split};
 use crate::op::Limits;
 use core::hint::black_box;
 
@@ -60,17 +60,20 @@ impl Channels {
     }
 }
 
-/// How outputs are stored: whether they are added to the residual, and whether they are wide.
+/// How outputs are stored: whether they are added to the residual, whether they are wide, and whether they or the
+/// residual are raw, which only wide ones can be.
 trait Form {
     const ACCUMULATE: bool;
     const WIDE: bool;
+    const RAW: bool;
 }
 
-struct To<const ACCUMULATE: bool, const WIDE: bool>;
+struct To<const ACCUMULATE: bool, const WIDE: bool, const RAW: bool>;
 
-impl<const ACCUMULATE: bool, const WIDE: bool> Form for To<ACCUMULATE, WIDE> {
+impl<const ACCUMULATE: bool, const WIDE: bool, const RAW: bool> Form for To<ACCUMULATE, WIDE, RAW> {
     const ACCUMULATE: bool = ACCUMULATE;
     const WIDE: bool = WIDE;
+    const RAW: bool = RAW;
 }
 
 /// Requantizes and stores all accumulators.
@@ -88,11 +91,13 @@ pub(super) unsafe fn finish<S: Simd, const MR: usize, const NB: usize, const TAI
             // In memory, where loops can get at it: the original stays in registers.
             return store_some::<S, MR, NB, TAIL>(t, black_box(&acc.copy()));
         }
-        match (t.row.accumulate, t.row.lo.is_null()) {
-            (false, true) => store_all::<S, To<false, false>, MR, NB, TAIL>(t, acc),
-            (false, false) => store_all::<S, To<false, true>, MR, NB, TAIL>(t, acc),
-            (true, true) => store_all::<S, To<true, false>, MR, NB, TAIL>(t, acc),
-            (true, false) => store_all::<S, To<true, true>, MR, NB, TAIL>(t, acc),
+        match (t.row.accumulate, t.row.lo.is_null(), t.row.raw) {
+            (false, true, _) => store_all::<S, To<false, false, false>, MR, NB, TAIL>(t, acc),
+            (false, false, false) => store_all::<S, To<false, true, false>, MR, NB, TAIL>(t, acc),
+            (false, false, true) => store_all::<S, To<false, true, true>, MR, NB, TAIL>(t, acc),
+            (true, true, _) => store_all::<S, To<true, false, false>, MR, NB, TAIL>(t, acc),
+            (true, false, false) => store_all::<S, To<true, true, false>, MR, NB, TAIL>(t, acc),
+            (true, false, true) => store_all::<S, To<true, true, true>, MR, NB, TAIL>(t, acc),
         }
     }
 }
@@ -104,7 +109,7 @@ unsafe fn store_all<S: Simd, F: Form, const MR: usize, const NB: usize, const TA
     t: Tile<'_>,
     acc: &Accumulators<S, MR, NB>,
 ) {
-    const { assert!(NB <= 3 && MR <= 4 * S::PIXELS && MR.is_multiple_of(S::PIXELS)) };
+    const { assert!(NB <= 3 && MR <= 4 * S::PIXELS) };
     // SAFETY: promised by the caller.
     unsafe {
         store_block::<S, F, MR, NB, 0>(t, acc);
@@ -170,7 +175,7 @@ unsafe fn block_words<S: Simd, const MR: usize, const NB: usize>(
     unsafe {
         let mut sums = [acc.blocks[first][b]; 4];
         for i in 1..S::PIXELS {
-            sums[i] = acc.blocks[first + i][b];
+            sums[i] = acc.blocks[if first + i < MR { first + i } else { MR - 1 }][b];
         }
         S::block_words(requantize::<S, 4>(t, sums, &*t.row.channels.add(b), S::PIXELS, rounded))
     }
@@ -188,17 +193,28 @@ unsafe fn tail_words<S: Simd, const MR: usize, const NB: usize>(
     unsafe {
         let mut pairs = [acc.tail[first]; 2];
         for i in 0..S::PIXELS / 2 {
-            pairs[i] = S::fold(acc.tail[first + 2 * i], acc.tail[first + 2 * i + 1]);
+            let at = |p: usize| if p < MR { p } else { MR - 1 };
+            pairs[i] = S::fold(acc.tail[at(first + 2 * i)], acc.tail[at(first + 2 * i + 1)]);
         }
         S::tail_words(requantize::<S, 2>(t, pairs, &*t.row.channels.add(NB), S::PIXELS / 2, rounded))
     }
 }
 
-/// The law's last step for a wide output: the value is added twice to the zero point or the residual.
+/// The law's last step for a wide output: the value is added twice to the zero point or the residual; a raw residual
+/// has been added to the value before, and a raw output is the value itself.
 #[inline(always)]
-unsafe fn add_wide_words<S: Simd>(t: Tile<'_>, base: S::Lanes, words: S::Lanes) -> S::Lanes {
+unsafe fn add_wide_words<S: Simd, F: Form>(t: Tile<'_>, mut base: S::Lanes, mut words: S::Lanes) -> S::Lanes {
     // SAFETY: only the instruction set is asked for.
-    unsafe { S::clamp(S::add(S::add(base, words), words), S::splat(t.row.limits.min), S::splat(t.row.limits.max)) }
+    unsafe {
+        if F::RAW {
+            if !F::ACCUMULATE {
+                return words;
+            }
+            words = S::add(base, words);
+            base = S::splat(t.row.limits.zero);
+        }
+        S::clamp(S::add(S::add(base, words), words), S::splat(t.row.limits.min), S::splat(t.row.limits.max))
+    }
 }
 
 /// Limits of a narrow output as the unsigned bytes that are stored.
@@ -218,7 +234,8 @@ unsafe fn store_pixels<S: Simd, F: Form, const MR: usize, const NB: usize, const
         return;
     }
     let at = t.place.at + first * t.row.out_c + 16 * B;
-    // SAFETY: all of the tile's MR pixels and 16 * NB channels exist (`finish` has looked), so each of these PIXELS
+    let (out_c, count) = (t.row.out_c, if MR - first < S::PIXELS { MR - first } else { S::PIXELS });
+    // SAFETY: all of the tile's MR pixels and 16 * NB channels exist (`finish` has looked), so each of these `count`
     // pixels has 16 bytes from `at` on in each plane.
     unsafe {
         let [a, b] = block_words::<S, MR, NB>(t, acc, (first, B), F::WIDE);
@@ -226,16 +243,16 @@ unsafe fn store_pixels<S: Simd, F: Form, const MR: usize, const NB: usize, const
         if F::WIDE {
             let zero = S::splat(t.row.limits.zero);
             let base =
-                if F::ACCUMULATE { S::join(S::load(hi, t.row.out_c), S::load(lo, t.row.out_c)) } else { [zero; 2] };
-            let (high, low) = S::split([add_wide_words::<S>(t, base[0], a), add_wide_words::<S>(t, base[1], b)]);
-            S::store(hi, t.row.out_c, high);
-            S::store(lo, t.row.out_c, low);
+                if F::ACCUMULATE { S::join(S::load(hi, out_c, count), S::load(lo, out_c, count)) } else { [zero; 2] };
+            let (high, low) = S::split([add_wide_words::<S, F>(t, base[0], a), add_wide_words::<S, F>(t, base[1], b)]);
+            S::store(hi, out_c, count, high);
+            S::store(lo, out_c, count, low);
         } else {
             let zero = S::splat(2 * (t.row.limits.zero + 128));
-            let base = if F::ACCUMULATE { S::doubled(S::load(hi, t.row.out_c)) } else { [zero; 2] };
+            let base = if F::ACCUMULATE { S::doubled(S::load(hi, out_c, count)) } else { [zero; 2] };
             let sums = [S::halve(S::add(base[0], a)), S::halve(S::add(base[1], b))];
             let [min, max] = byte_limits(t.row.limits);
-            S::store(hi, t.row.out_c, S::narrow(sums, min, max));
+            S::store(hi, out_c, count, S::narrow(sums, min, max));
         }
     }
 }
@@ -251,6 +268,7 @@ unsafe fn store_tail<S: Simd, F: Form, const MR: usize, const NB: usize, const Q
         return;
     }
     let at = t.place.at + first * t.row.out_c + 16 * NB;
+    let (out_c, count) = (t.row.out_c, if MR - first < S::PIXELS { MR - first } else { S::PIXELS });
     // SAFETY: as in `store_pixels`, with 8 channels behind the blocks.
     unsafe {
         let words = tail_words::<S, MR, NB>(t, acc, first, F::WIDE);
@@ -258,20 +276,20 @@ unsafe fn store_tail<S: Simd, F: Form, const MR: usize, const NB: usize, const Q
         if F::WIDE {
             let zero = S::splat(t.row.limits.zero);
             let base = if F::ACCUMULATE {
-                S::join(S::load_half(hi, t.row.out_c), S::load_half(lo, t.row.out_c))[0]
+                S::join(S::load_half(hi, out_c, count), S::load_half(lo, out_c, count))[0]
             } else {
                 zero
             };
-            let sum = add_wide_words::<S>(t, base, words);
+            let sum = add_wide_words::<S, F>(t, base, words);
             let (high, low) = S::split([sum, sum]);
-            S::store_half(hi, t.row.out_c, high);
-            S::store_half(lo, t.row.out_c, low);
+            S::store_half(hi, out_c, count, high);
+            S::store_half(lo, out_c, count, low);
         } else {
             let zero = S::splat(2 * (t.row.limits.zero + 128));
-            let base = if F::ACCUMULATE { S::doubled(S::load_half(hi, t.row.out_c))[0] } else { zero };
+            let base = if F::ACCUMULATE { S::doubled(S::load_half(hi, out_c, count))[0] } else { zero };
             let sum = S::halve(S::add(base, words));
             let [min, max] = byte_limits(t.row.limits);
-            S::store_half(hi, t.row.out_c, S::narrow([sum, sum], min, max));
+            S::store_half(hi, out_c, count, S::narrow([sum, sum], min, max));
         }
     }
 }
@@ -333,7 +351,12 @@ unsafe fn store_one(t: Tile<'_>, at: usize, value: i16) {
             (true, true) => join(*hi ^ FLIP, *t.row.lo.add(at)),
             (true, false) => i16::from((*hi ^ FLIP) as i8),
         };
-        let sum = if wide { add_wide(base, value) } else { add_narrow(base, value) };
+        let sum = match (t.row.raw, wide) {
+            (true, _) if t.row.accumulate => add_raw(limits.zero, base, value),
+            (true, _) => value,
+            (false, true) => add_wide(base, value),
+            (false, false) => add_narrow(base, value),
+        };
         let sum = sum.max(limits.min).min(limits.max);
         if wide {
             (*hi, *t.row.lo.add(at)) = split(sum);

@@ -51,14 +51,17 @@ pub(super) struct Row {
     pub(super) hi: *mut u8,
     /// Null for a narrow output.
     pub(super) lo: *mut u8,
+    /// Bytes from an output pixel to the next one.
     pub(super) out_c: usize,
-    /// Channels from the first block on.
+    /// Channels of the part from the first block on.
     pub(super) left: usize,
     /// Steps at the end of each window row of whose inputs only the first four exist: 0 or 1.
     pub(super) half_steps: usize,
     /// Whether accumulators have to be moved left.
     pub(super) pre_shift: bool,
     pub(super) accumulate: bool,
+    /// See [`crate::op::Conv::raw`].
+    pub(super) raw: bool,
     pub(super) limits: Limits,
 }
 

@@ -3,7 +3,7 @@
 use super::super::store::Out;
 use super::{Factor, asm};
 use crate::kernels::k4n2::{self, PIXELS, STEP};
-use crate::kernels::{ConvCall, Params, params_len};
+use crate::kernels::{ConvCall, Params, params_len, scalar};
 use crate::op::{Conv, Layout};
 
 /// Bytes of a step of all pixels' windows.
@@ -19,7 +19,7 @@ fn is_complete(call: &ConvCall<'_>) -> bool {
         && call.input.len() >= shape.input_len()
         && call.weights.len() >= k4n2::weights_len(shape)
         && call.weights.as_ptr().addr().is_multiple_of(4)
-        && call.params.len() >= params_len(shape.out_c, Layout::K4N2)
+        && call.params.len() >= params_len(shape, Layout::K4N2)
         && call.out_hi.len() >= outputs
         && (call.out_lo.is_empty() || call.out_lo.len() >= outputs)
         && call.scratch.len() >= k4n2::scratch_len(shape)
@@ -30,6 +30,9 @@ fn is_complete(call: &ConvCall<'_>) -> bool {
 /// # Safety
 /// The core has the DSP extension.
 pub(super) unsafe fn run(call: &mut ConvCall<'_>) {
+    if call.conv.shape.groups > 1 {
+        return scalar::conv::k4n2(call);
+    }
     if !is_complete(call) {
         debug_assert!(false, "a slice is shorter than the shape asks, or weights are not aligned to words");
         return;
@@ -57,6 +60,7 @@ pub(super) unsafe fn run(call: &mut ConvCall<'_>) {
         out: Out {
             limits: conv.limits,
             accumulate: conv.accumulate,
+            raw: conv.raw,
             hi: call.out_hi.as_mut_ptr(),
             lo: if call.out_lo.is_empty() { core::ptr::null_mut() } else { call.out_lo.as_mut_ptr() },
             channels: usize::from(conv.shape.out_c),

@@ -9,7 +9,7 @@ mod dense;
 mod pool;
 mod shortcut;
 
-use crate::kernels::{Backend, ConvKernel, Isa, k4n2};
+use crate::kernels::{Backend, ConvKernel, Isa, k4n2, scalar};
 use crate::op::Layout;
 
 /// The DSP extension.
@@ -23,6 +23,7 @@ pub const BACKEND: Backend = Backend {
         run: conv::run,
     },
     shortcut: shortcut::run,
+    max_pool: scalar::max_pool::run,
     pool: pool::run,
     dense: dense::run,
 };

@@ -2,7 +2,7 @@
 
 use super::super::store::Out;
 use super::asm;
-use crate::kernels::{ConvCall, Params, ohwi_scratch_len, params_len};
+use crate::kernels::{ConvCall, Params, ohwi_scratch_len, params_len, scalar};
 use crate::op::{Conv, Layout};
 
 const PIXELS: usize = 3;
@@ -16,7 +16,7 @@ fn is_complete(call: &ConvCall<'_>) -> bool {
         && outputs > 0
         && call.input.len() >= shape.input_len()
         && call.weights.len() >= usize::from(shape.out_c) * shape.taps()
-        && call.params.len() >= params_len(shape.out_c, Layout::Ohwi)
+        && call.params.len() >= params_len(shape, Layout::Ohwi)
         && call.out_hi.len() >= outputs
         && (call.out_lo.is_empty() || call.out_lo.len() >= outputs)
         && call.scratch.len() >= ohwi_scratch_len(shape)
@@ -27,6 +27,9 @@ fn is_complete(call: &ConvCall<'_>) -> bool {
 /// # Safety
 /// The core has MVE with integers.
 pub(super) unsafe fn run(call: &mut ConvCall<'_>) {
+    if call.conv.shape.groups > 1 {
+        return scalar::conv::ohwi(call);
+    }
     if !is_complete(call) {
         debug_assert!(false, "a slice is shorter than the shape asks");
         return;
@@ -39,6 +42,7 @@ pub(super) unsafe fn run(call: &mut ConvCall<'_>) {
     let out = Out {
         limits: conv.limits,
         accumulate: conv.accumulate,
+        raw: conv.raw,
         hi: call.out_hi.as_mut_ptr(),
         lo: if call.out_lo.is_empty() { core::ptr::null_mut() } else { call.out_lo.as_mut_ptr() },
         channels,

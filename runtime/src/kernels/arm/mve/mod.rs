@@ -22,6 +22,7 @@ pub const BACKEND: Backend = Backend {
         run: conv::run,
     },
     shortcut: shortcut::run,
+    max_pool: scalar::max_pool::run,
     pool: scalar::pool::run,
     dense: dense::run,
 };

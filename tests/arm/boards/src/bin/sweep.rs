@@ -58,7 +58,7 @@ extern "C" fn main() -> ! {
     }
     let mut cases = 0;
     type Walk = fn(&mut Sweep);
-    let walks: [(&str, Walk); 8] = [
+    let walks: [(&str, Walk); 11] = [
         ("layers_of_the_network", Sweep::layers_of_the_network),
         ("output_channels", Sweep::output_channels),
         ("widths", Sweep::widths),
@@ -67,6 +67,9 @@ extern "C" fn main() -> ! {
         ("dense_layers", Sweep::dense_layers),
         ("pools", Sweep::pools),
         ("shortcuts", Sweep::shortcuts),
+        ("groups", Sweep::groups),
+        ("imagenet_layers", Sweep::imagenet_layers),
+        ("max_pools", Sweep::max_pools),
     ];
     for (seed, (name, walk)) in walks.into_iter().enumerate() {
         let mut sweep = Sweep { backends: BACKENDS, r: Random(seed as u64 + 1), every, seen: 0 };
