@@ -146,7 +146,7 @@ fn relative(name: &str) -> TempDir {
         }
         "reslt" => {
             let narrow = "num_experts = 2\nlayer3_output_dim = 32\nlayer4_output_dim = 16";
-            let changes = [ten("1000"), ("num_experts = 3", narrow), ("size = 224", "size = 64")];
+            let changes = [ten("1000"), ("num_experts = 3", narrow), ("size = 224\nresize = 256", "size = 64")];
             describe(path, "ride-reslt.toml", &changes);
         }
         other => panic!("no relative {other}"),
@@ -283,22 +283,35 @@ fn logits_are_adjusted_by_class_frequencies() {
 
 // ---- int8 ----------------------------------------------------------------------------------------------------------
 
-fn picture(seed: u32) -> Vec<u8> {
-    let mut pixels = vec![0; 32 * 32 * 3];
-    golden::image(seed, (32, 3), &mut pixels);
+fn picture(seed: u32, side: usize) -> Vec<u8> {
+    let mut pixels = vec![0; side * side * 3];
+    golden::image(seed, (side, 3), &mut pixels);
     pixels
 }
 
-/// A `CIFAR-10` binary file (label, then the planes of the channels) of synthetic pictures.
-fn write_data(folder: &Path) -> String {
-    let mut file = fs::File::create(folder.join("data.bin")).unwrap();
-    for image in 0..IMAGES {
-        let pixels = picture(image as u32);
-        let planes = (0..3).flat_map(|c| pixels.iter().skip(c).step_by(3));
-        let record: Vec<u8> = [(image % CLASSES) as u8].into_iter().chain(planes.copied()).collect();
-        file.write_all(&record).unwrap();
+/// A NumPy array of bytes (format version 1).
+fn npy(shape: &str, data: &[u8]) -> Vec<u8> {
+    let mut header = format!("{{'descr': '|u1', 'fortran_order': False, 'shape': ({shape}), }}");
+    header.extend(std::iter::repeat_n(' ', 128 - 11 - header.len()).chain(['\n']));
+    let len = u16::try_from(header.len()).unwrap().to_le_bytes();
+    [b"\x93NUMPY\x01\x00", &len[..], header.as_bytes(), data].concat()
+}
+
+/// Writes an archive of synthetic pictures and returns its name.
+fn write_data(folder: &Path, side: usize) -> String {
+    let file = folder.join("data.npz");
+    let mut zip = zip::ZipWriter::new(fs::File::create(&file).unwrap());
+    let pixels: Vec<u8> = (0..IMAGES as u32).flat_map(|seed| picture(seed, side)).collect();
+    let labels: Vec<u8> = (0..IMAGES).map(|image| (image % CLASSES) as u8).collect();
+    for (name, array) in [
+        ("x.npy", npy(&format!("{IMAGES}, {side}, {side}, 3"), &pixels)),
+        ("y.npy", npy(&format!("{IMAGES},"), &labels)),
+    ] {
+        zip.start_file(name, zip::write::SimpleFileOptions::default()).unwrap();
+        zip.write_all(&array).unwrap();
     }
-    folder.join("data.bin").display().to_string()
+    zip.finish().unwrap();
+    file.display().to_string()
 }
 
 fn run(args: &[&str]) -> std::process::Output {
@@ -320,7 +333,7 @@ fn thresholds(folder: &Path, rules: Rules) -> String {
     let executor = Executor::new(&imported.network).unwrap();
     let mut scores = vec![Vec::new(); imported.network.routing.routers()];
     for seed in 0..IMAGES as u32 {
-        let pixels = picture(seed);
+        let pixels = picture(seed, imported.network.input.shape.height);
         let forward = executor.forward(Image::Pixels(&pixels), Policy::All, &mut Scratch::default(), None).unwrap();
         scores.iter_mut().zip(forward.scores).for_each(|(all, score)| all.push(score));
     }
@@ -335,21 +348,23 @@ fn thresholds(folder: &Path, rules: Rules) -> String {
 fn build_and_verify(folder: &Path, criterion: RouterKind, name: &str, more: &[&str]) -> [Value; 2] {
     let router = RouterTable { criterion: Some(criterion), threshold: Some(Values::One(0.5)) };
     let thresholds = thresholds(folder, Rules { router: Some(router), ..Rules::default() });
-    let (data, artifact) = (write_data(folder), folder.join("out.ride").display().to_string());
-    let model = folder.display().to_string();
+    let (model, artifact) = (folder.display().to_string(), folder.join("out.ride").display().to_string());
+    let side = json(&["inspect", &model, "--json"])["input"]["height"].as_u64().unwrap();
+    let data = write_data(folder, side as usize);
     let rules = [&["--router", name, "--router-threshold", &thresholds], more].concat();
-    let data = ["--data", &data, "--data-format", "cifar10-bin", "--json"];
+    let data = ["--data", &data, "--json"];
     let built = json(&[&["build", &model, "-o", &artifact][..], &data, &rules].concat());
     let verified = json(&[&["verify", &artifact, "--model", &model][..], &data, &rules].concat());
     assert_eq!(verified["routers"], built["routers"]);
     assert_eq!(verified["combiner"], built["combiner"]);
-    assert_eq!(verified["routers"].as_array().unwrap().len(), 2);
+    let experts = built["experts"].as_u64().unwrap() as usize;
+    assert_eq!(verified["routers"].as_array().unwrap().len(), experts - 1);
     assert!(verified["routers"][0].as_str().unwrap().starts_with(name), "{verified}");
     // The thresholds are in the middle of the scores, so there are samples of each kind, and some decisions are close.
     let share = |side: &str, n: usize| verified[side]["experts"][n].as_f64().unwrap();
     for side in ["float", "int8"] {
         assert!((0.3..0.7).contains(&share(side, 0)), "{name}: {verified}");
-        assert!(share(side, 2) > 0.02, "{name}: {verified}");
+        assert!(share(side, experts - 1) > 0.02, "{name}: {verified}");
     }
     assert!(verified["sqnr_db"].as_f64().unwrap() > 25.0, "{name}: {}", verified["sqnr_db"]);
     assert!(verified["agreement"]["route"].as_f64().unwrap() >= 85.0, "{name}: {}", verified["agreement"]);
@@ -364,8 +379,8 @@ fn sade_is_compiled_with_routers() {
     assert_eq!(built["combiner"], "weighted mean 0.2 : 0.3 : 0.5");
     // Other weights are another network, and the artifact says so.
     let artifact = folder.path().join("out.ride").display().to_string();
-    let (model, data) = (folder.path().display().to_string(), folder.path().join("data.bin").display().to_string());
-    let mean = ["--data-format", "cifar10-bin", "--combiner", "mean"];
+    let (model, data) = (folder.path().display().to_string(), folder.path().join("data.npz").display().to_string());
+    let mean = ["--combiner", "mean"];
     let output = run(&[&["verify", &artifact, "--model", &model, "--data", &data][..], &mean].concat());
     let error = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1));
@@ -385,10 +400,10 @@ fn balpoe_is_compiled_without_a_second_calibration() {
     let path = folder.path();
     build_and_verify(path, RouterKind::MaxProbability, "max-probability", &["--combiner", "mean"]);
     // A table of the network as it was trained serves every combiner and threshold.
-    let (model, data) = (path.display().to_string(), path.join("data.bin").display().to_string());
+    let (model, data) = (path.display().to_string(), path.join("data.npz").display().to_string());
     let (table, artifact) = (path.join("calibration.json"), path.join("other.ride"));
     let (table, artifact) = (table.display().to_string(), artifact.display().to_string());
-    json(&["calibrate", &model, "--data", &data, "--data-format", "cifar10-bin", "-o", &table, "--json"]);
+    json(&["calibrate", &model, "--data", &data, "-o", &table, "--json"]);
     for (combiner, said) in [("sum", "sum"), ("3,2,1", "weighted mean 3 : 2 : 1")] {
         let rules = ["--combiner", combiner, "--router-threshold", "0.5", "--json"];
         let built = json(&[&["build", &model, "-o", &artifact][..], &rules].concat());
@@ -408,15 +423,22 @@ fn separate_networks_are_compiled() {
     assert_eq!(built["combiner"], "sum");
     // An adjustment uses the counts beside the model, and verification those in the artifact.
     let model = folder.path().display().to_string();
-    let (data, artifact) = (folder.path().join("data.bin"), folder.path().join("adjusted.ride"));
+    let (data, artifact) = (folder.path().join("data.npz"), folder.path().join("adjusted.ride"));
     let (data, artifact) = (data.display().to_string(), artifact.display().to_string());
-    let with =
-        ["--data", &data, "--data-format", "cifar10-bin", "--logit-adjustment", "1.5", "--router", "none", "--json"];
+    let with = ["--data", &data, "--logit-adjustment", "1.5", "--router", "none", "--json"];
     json(&[&["build", &model, "-o", &artifact][..], &with].concat());
     fs::remove_file(folder.path().join("class_counts.txt")).unwrap();
     let verified = json(&[&["verify", &artifact, "--model", &model][..], &with].concat());
     assert!(verified["agreement"]["top1"].as_f64().unwrap() >= 85.0, "{}", verified["agreement"]);
     assert!(verified["sqnr_db"].as_f64().unwrap() > 25.0, "{}", verified["sqnr_db"]);
+}
+
+/// `ResLT`'s pooling is a convolution of each channel by itself.
+#[test]
+fn residual_classifiers_are_compiled() {
+    let folder = relative("reslt");
+    let [built, _] = build_and_verify(folder.path(), RouterKind::Margin, "margin", &[]);
+    assert_eq!((&built["combiner"], &built["experts"]), (&json!("mean"), &json!(2)));
 }
 
 // ---- descriptions that do not fit ----------------------------------------------------------------------------------
