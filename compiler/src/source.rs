@@ -32,7 +32,7 @@ fn load_checkpoint(
     let Some((file, description)) = description else { return checkpoint::load_with(path, embedded) };
     let table = &description.model;
     let names = Names::new(&table.rename, &table.ignore).with_context(|| file.display().to_string())?;
-    let embedded = if table.has_arch() && embedded == Embedded::Ignore { Embedded::Optional } else { embedded };
+    let embedded = if table.has_arch() { embedded.or_none() } else { embedded };
     checkpoint::load_named(path, embedded, &names).with_context(|| format!("following {}", file.display()))
 }
 

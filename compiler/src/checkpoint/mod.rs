@@ -56,7 +56,8 @@ pub struct Source {
 /// A trained model as its trainer saved it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Checkpoint {
-    /// The training configuration: `arch`, `data_loader` and so on; null with [`Embedded::Optional`] if there is none.
+    /// The training configuration: `arch`, `data_loader` and so on; null if there is none and
+    /// none is needed.
     pub config: Value,
     /// The model's tensors by name, without the prefixes `module.` and `backbone.`, whatever type they were stored in.
     pub tensors: BTreeMap<String, Tensor>,
@@ -96,6 +97,24 @@ pub enum Embedded {
     Accept,
     /// Without a `config.json` there is no configuration: all that is needed is known otherwise.
     Optional,
+    /// It stands in for a missing `config.json` if it is there, and may be missing as well.
+    AcceptOptional,
+}
+
+impl Embedded {
+    fn accepts(self) -> bool {
+        matches!(self, Embedded::Accept | Embedded::AcceptOptional)
+    }
+
+    fn optional(self) -> bool {
+        matches!(self, Embedded::Optional | Embedded::AcceptOptional)
+    }
+
+    /// The same choice where a configuration is not needed.
+    #[must_use]
+    pub fn or_none(self) -> Self {
+        if self.accepts() { Embedded::AcceptOptional } else { Embedded::Optional }
+    }
 }
 
 /// As [`load`], with a choice of what may stand in for `config.json`.
@@ -124,7 +143,7 @@ pub fn load_named(path: &Path, embedded: Embedded, names: &Names) -> Result<Chec
         None => None,
     };
     let file = File::open(weights).with_context(|| format!("cannot open the checkpoint {}", weights.display()))?;
-    let contents = read(BufReader::new(file), config.is_none() && embedded == Embedded::Accept);
+    let contents = read(BufReader::new(file), config.is_none() && embedded.accepts());
     let contents = contents.with_context(|| format!("cannot read the checkpoint {}", weights.display()))?;
     let (tensors, unused) =
         names.apply(contents.tensors).with_context(|| format!("cannot use the checkpoint {}", weights.display()))?;
@@ -140,7 +159,7 @@ pub fn load_named(path: &Path, embedded: Embedded, names: &Names) -> Result<Chec
             ));
             config
         }
-        (None, None) if embedded == Embedded::Optional => Value::Null,
+        (None, None) if embedded.optional() => Value::Null,
         (None, None) => bail!(
             "there is no {}, and {} holds no configuration of its own; put the config.json that the trainer wrote \
              beside the checkpoint",
