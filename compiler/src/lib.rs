@@ -15,5 +15,6 @@ pub mod memory;
 pub mod network;
 pub mod onnx;
 pub mod reference;
+pub mod rules;
 pub mod source;
 pub mod verify;
