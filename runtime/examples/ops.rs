@@ -97,7 +97,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut memory = vec![0; model.arena_len() + ARENA_ALIGN];
     let start = memory.as_ptr().addr().next_multiple_of(ARENA_ALIGN) - memory.as_ptr().addr();
     let mut session = Session::with_backend(model, &mut memory[start..], backend)?;
-    let image: Vec<u8> = (0..model.input_len()).map(|i| (i * 2_654_435_761 >> 13) as u8).collect();
+    let image: Vec<u8> = (0..model.input_len()).map(|i| ((i * 2_654_435_761) >> 13) as u8).collect();
     let passes = (setting("PASSES", 30.0) as usize).max(1);
 
     session.classify(&image, Policy::All)?;
