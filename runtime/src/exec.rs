@@ -121,6 +121,7 @@ fn run_step(cx: Context<'_, '_>, part: &Part<'_>, step: &Step, arena: &mut [u8])
         Op::Conv(conv) => {
             let mut call = ConvCall {
                 conv,
+                rows: 0..conv.shape.out_h(),
                 input: if conv.source == Source::Image { cx.image } else { s.in_hi },
                 weights: part.constants(conv.weights),
                 params: part.constants(conv.params),
@@ -138,8 +139,15 @@ fn run_step(cx: Context<'_, '_>, part: &Part<'_>, step: &Step, arena: &mut [u8])
             unsafe { (backend.shortcut)(&mut call) }
         }
         Op::MaxPool(pool) => {
-            let mut call =
-                MaxPoolCall { pool, in_hi: s.in_hi, in_lo: s.in_lo, out_hi: s.out_hi, out_lo: s.out_lo, flip };
+            let mut call = MaxPoolCall {
+                pool,
+                rows: 0..pool.out_h(),
+                in_hi: s.in_hi,
+                in_lo: s.in_lo,
+                out_hi: s.out_hi,
+                out_lo: s.out_lo,
+                flip,
+            };
             // SAFETY: a session holds a backend only if `Isa::available` said yes.
             unsafe { (backend.max_pool)(&mut call) }
         }

@@ -3,6 +3,7 @@
 use crate::arith::{add_narrow, add_raw, add_wide, join, requantize, split};
 use crate::kernels::{ConvCall, k4n2, k8n4, k8n16};
 use crate::op::ConvShape;
+use core::ops::Range;
 
 /// One input pixel's channels of a window, or the border.
 struct Window<'a> {
@@ -32,6 +33,17 @@ impl Window<'_> {
 
 fn window<'a>(call: &ConvCall<'a>) -> Window<'a> {
     Window { shape: call.conv.shape, input: call.input, flip: call.input_flip(), border: call.conv.border }
+}
+
+/// The output pixels of the call's rows.
+fn pixels(call: &ConvCall<'_>) -> Range<usize> {
+    let width = call.conv.shape.out_w();
+    call.rows.start * width..call.rows.end * width
+}
+
+/// Where channel `c` of output pixel `pixel` lies in the call's planes.
+fn place(call: &ConvCall<'_>, pixel: usize, c: usize) -> usize {
+    (pixel - call.rows.start * call.conv.shape.out_w()) * usize::from(call.conv.shape.out_c) + c
 }
 
 /// Requantizes one accumulator and stores it, adding the zero point or the residual: the law's last step.
@@ -82,7 +94,7 @@ fn dot(acc: i32, x: &[u8], w: &[u8]) -> i32 {
 fn store_channel(call: &mut ConvCall<'_>, pixel: usize, c: usize, acc: i32) {
     let params = call.channel_params();
     let (multiplier, right_shift) = (params.multiplier(c), params.right_shift[c]);
-    store(call, pixel * usize::from(call.conv.shape.out_c) + c, acc, multiplier, right_shift);
+    store(call, place(call, pixel, c), acc, multiplier, right_shift);
 }
 
 /// [`crate::op::Layout::Ohwi`].
@@ -90,7 +102,7 @@ pub fn ohwi(call: &mut ConvCall<'_>) {
     let shape = call.conv.shape;
     let (taps, group_out) = (shape.taps(), shape.group_out());
     let window = window(call);
-    for pixel in 0..shape.out_h() * shape.out_w() {
+    for pixel in pixels(call) {
         for group in 0..usize::from(shape.groups) {
             gather(call, &window, pixel, group);
             let rows = call.weights.chunks_exact(taps).enumerate().skip(group * group_out).take(group_out);
@@ -107,7 +119,7 @@ pub fn k4n2(call: &mut ConvCall<'_>) {
     let shape = call.conv.shape;
     let (taps, padded, group_out) = (shape.taps(), k4n2::padded_taps(&shape), shape.group_out());
     let window = window(call);
-    for pixel in 0..shape.out_h() * shape.out_w() {
+    for pixel in pixels(call) {
         for group in 0..usize::from(shape.groups) {
             gather(call, &window, pixel, group);
             call.scratch[taps..padded].fill(0);
@@ -126,7 +138,7 @@ pub fn k8n16(call: &mut ConvCall<'_>) {
     let shape = call.conv.shape;
     let parts = k8n16::Parts::of(&shape);
     let blocks = k8n16::Blocks::of(parts.shape.out_c);
-    for pixel in 0..shape.out_h() * shape.out_w() {
+    for pixel in pixels(call) {
         for number in 0..parts.count {
             let part = Part { shape: parts.shape, number, blocks };
             for block in 0..blocks.full {
@@ -210,11 +222,11 @@ fn tail_sums(call: &ConvCall<'_>, part: &Part, pixel: usize) -> [i32; 8] {
 
 /// Stores the real channels of a block that starts at channel `first` of the part.
 fn store_block(call: &mut ConvCall<'_>, part: &Part, (pixel, first): (usize, usize), acc: &[i32]) {
-    let (out_c, part_out) = (usize::from(call.conv.shape.out_c), usize::from(part.shape.out_c));
+    let part_out = usize::from(part.shape.out_c);
     for (n, &acc) in acc.iter().enumerate().take(part_out - first) {
         let (params, at) = (call.channel_params(), part.param(first + n));
         let (multiplier, right_shift) = (params.multiplier(at), params.right_shift[at]);
-        store(call, pixel * out_c + part.number * part_out + first + n, acc, multiplier, right_shift);
+        store(call, place(call, pixel, part.number * part_out + first + n), acc, multiplier, right_shift);
     }
 }
 
@@ -222,7 +234,7 @@ fn store_block(call: &mut ConvCall<'_>, part: &Part, (pixel, first): (usize, usi
 pub fn k8n4(call: &mut ConvCall<'_>) {
     let shape = call.conv.shape;
     let window = window(call);
-    for pixel in 0..shape.out_h() * shape.out_w() {
+    for pixel in pixels(call) {
         for c in 0..usize::from(shape.out_c) {
             let acc = channel_sum(call, &window, pixel, c);
             store_channel(call, pixel, c, acc);

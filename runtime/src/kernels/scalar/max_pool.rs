@@ -13,9 +13,10 @@ pub fn run(call: &mut MaxPoolCall<'_>) {
 pub(crate) fn body(call: &mut MaxPoolCall<'_>) {
     let m = *call.pool;
     let (channels, width) = (usize::from(m.channels), usize::from(m.in_w));
-    for pixel in 0..m.out_h() * m.out_w() {
+    let first_pixel = call.rows.start * m.out_w();
+    for pixel in first_pixel..call.rows.end * m.out_w() {
         let (rows, columns) = (m.inside(pixel / m.out_w(), m.in_h), m.inside(pixel % m.out_w(), m.in_w));
-        let to = pixel * channels..(pixel + 1) * channels;
+        let to = (pixel - first_pixel) * channels..(pixel - first_pixel + 1) * channels;
         let mut first = true;
         for (y, x) in rows.flat_map(|y| columns.clone().map(move |x| (y, x))) {
             let from = (y * width + x) * channels..(y * width + x + 1) * channels;
