@@ -21,6 +21,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 use std::{hint, io, mem};
 
 /// How often an idle thread looks for a job before it sleeps, and how often the caller looks whether the others are done
@@ -86,6 +87,21 @@ impl Team {
     /// operations of an inference after a pause run on fewer threads.
     pub fn wake(&self) {
         self.run(0, &|_| (), &mut []);
+    }
+
+    /// How long it takes to hand a job to all threads that has nothing to do but to wait for them: what sharing an operation
+    /// costs at most, if they are awake.
+    pub fn hand_over(&self) -> Duration {
+        let (came, start) = (AtomicUsize::new(0), Instant::now());
+        let everybody = self.threads();
+        let work = |_: &mut [u8]| {
+            came.fetch_add(1, Ordering::Relaxed);
+            while came.load(Ordering::Relaxed) < everybody && start.elapsed() < Duration::from_millis(10) {
+                hint::spin_loop();
+            }
+        };
+        self.run(0, &work, &mut []);
+        start.elapsed()
     }
 
     /// Lets every thread that is free run `work` once with `scratch` bytes of memory of its own; the calling thread does, with

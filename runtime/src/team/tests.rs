@@ -3,7 +3,6 @@
 use super::*;
 use std::collections::HashSet;
 use std::sync::atomic::AtomicU64;
-use std::time::{Duration, Instant};
 
 /// Every number below `count` once, whoever comes.
 fn numbers(team: &Team, count: u64) -> u64 {
