@@ -25,8 +25,8 @@ mod winograd;
 use super::{Backend, ConvCall, ConvKernel, DenseCall, Isa, MaxPoolCall, PoolCall, ShortcutCall, k8n4, scalar};
 use crate::op::Layout;
 
-const fn kernel(name: &'static str, run: unsafe fn(&mut ConvCall<'_>)) -> ConvKernel {
-    ConvKernel { name, tile: (8, 8), scratch_len: k8n4::scratch_len, run }
+const fn kernel(name: &'static str, splits: bool, run: unsafe fn(&mut ConvCall<'_>)) -> ConvKernel {
+    ConvKernel { name, tile: (8, 8), scratch_len: k8n4::scratch_len, splits, run }
 }
 
 const fn backend(isa: Isa, conv: ConvKernel) -> Backend {
@@ -41,12 +41,12 @@ const fn backend(isa: Isa, conv: ConvKernel) -> Backend {
     }
 }
 
-/// Plain NEON.
-pub const NEON: Backend = backend(Isa::Neon, kernel("qs8_conv_8x8_k8n4_neon", run_neon));
+/// Plain NEON. Does not split, because Winograd convolutions transform all of a layer's inputs.
+pub const NEON: Backend = backend(Isa::Neon, kernel("qs8_conv_8x8_k8n4_neon", false, run_neon));
 /// NEON with `sdot`.
-pub const DOTPROD: Backend = backend(Isa::Dotprod, kernel("qs8_conv_8x8_k8n4_dotprod", run_dotprod));
+pub const DOTPROD: Backend = backend(Isa::Dotprod, kernel("qs8_conv_8x8_k8n4_dotprod", true, run_dotprod));
 /// NEON with `smmla`.
-pub const I8MM: Backend = backend(Isa::I8mm, kernel("qs8_conv_8x8_k8n4_i8mm", run_i8mm));
+pub const I8MM: Backend = backend(Isa::I8mm, kernel("qs8_conv_8x8_k8n4_i8mm", true, run_i8mm));
 
 /// # Safety
 /// NEON is available.

@@ -3,6 +3,7 @@
 use crate::arith::{add_narrow, add_raw, add_wide, join, requantize, split};
 use crate::kernels::{ConvCall, k4n2, k8n4, k8n16};
 use crate::op::ConvShape;
+use core::ops::Range;
 
 /// One input pixel's channels of a window, or the border.
 struct Window<'a> {
@@ -32,6 +33,17 @@ impl Window<'_> {
 
 fn window<'a>(call: &ConvCall<'a>) -> Window<'a> {
     Window { shape: call.conv.shape, input: call.input, flip: call.input_flip(), border: call.conv.border }
+}
+
+/// The output pixels of the call's rows.
+fn pixels(call: &ConvCall<'_>) -> Range<usize> {
+    let width = call.conv.shape.out_w();
+    call.rows.start * width..call.rows.end * width
+}
+
+/// Where channel `c` of output pixel `pixel` lies in the call's planes.
+fn place(call: &ConvCall<'_>, pixel: usize, c: usize) -> usize {
+    (pixel - call.rows.start * call.conv.shape.out_w()) * usize::from(call.conv.shape.out_c) + c
 }
 
 /// Requantizes one accumulator and stores it, adding the zero point or the residual: the law's last step.
@@ -83,13 +95,13 @@ fn dot(acc: i32, x: &[u8], w: &[u8]) -> i32 {
 fn store_channel(call: &mut ConvCall<'_>, pixel: usize, c: usize, acc: i32) {
     let params = call.channel_params();
     let (multiplier, right_shift) = (params.multiplier(c), params.right_shift(c));
-    store(call, pixel * usize::from(call.conv.shape.out_c) + c, acc, multiplier, right_shift);
+    store(call, place(call, pixel, c), acc, multiplier, right_shift);
 }
 
-/// Calls `f` with every output pixel's number and place, and every group.
-fn for_groups(shape: ConvShape, mut f: impl FnMut(usize, (usize, usize), usize)) {
-    let (rows, columns) = (shape.out_h(), shape.out_w());
-    for place in (0..rows).flat_map(|y| (0..columns).map(move |x| (y, x))) {
+/// Calls `f` with number and place of every output pixel of `rows`, and every group.
+fn for_groups(shape: ConvShape, rows: Range<usize>, mut f: impl FnMut(usize, (usize, usize), usize)) {
+    let columns = shape.out_w();
+    for place in rows.flat_map(|y| (0..columns).map(move |x| (y, x))) {
         for group in 0..usize::from(shape.groups) {
             f(place.0 * columns + place.1, place, group);
         }
@@ -101,7 +113,7 @@ pub fn ohwi(call: &mut ConvCall<'_>) {
     let shape = call.conv.shape;
     let (taps, group_out) = (shape.taps(), shape.group_out());
     let window = window(call);
-    for_groups(shape, |pixel, place, group| {
+    for_groups(shape, call.rows.clone(), |pixel, place, group| {
         gather(call, &window, place, group);
         // No shape has windows without taps; saying so keeps the panic of `chunks_exact` out.
         let rows = call.weights.chunks_exact(taps.max(1)).enumerate().skip(group * group_out).take(group_out);
@@ -117,7 +129,7 @@ pub fn k4n2(call: &mut ConvCall<'_>) {
     let shape = call.conv.shape;
     let (taps, padded, group_out) = (shape.taps(), k4n2::padded_taps(&shape), shape.group_out());
     let window = window(call);
-    for_groups(shape, |pixel, place, group| {
+    for_groups(shape, call.rows.clone(), |pixel, place, group| {
         gather(call, &window, place, group);
         if let Some(padding) = call.scratch.get_mut(taps..padded) {
             padding.fill(0);
@@ -137,7 +149,7 @@ pub fn k8n16(call: &mut ConvCall<'_>) {
     let shape = call.conv.shape;
     let parts = k8n16::Parts::of(&shape);
     let blocks = k8n16::Blocks::of(parts.shape.out_c);
-    for pixel in 0..shape.out_h() * shape.out_w() {
+    for pixel in pixels(call) {
         for number in 0..parts.count {
             let part = Part { shape: parts.shape, number, blocks };
             for block in 0..blocks.full {
@@ -221,11 +233,11 @@ fn tail_sums(call: &ConvCall<'_>, part: &Part, pixel: usize) -> [i32; 8] {
 
 /// Stores the real channels of a block that starts at channel `first` of the part.
 fn store_block(call: &mut ConvCall<'_>, part: &Part, (pixel, first): (usize, usize), acc: &[i32]) {
-    let (out_c, part_out) = (usize::from(call.conv.shape.out_c), usize::from(part.shape.out_c));
+    let part_out = usize::from(part.shape.out_c);
     for (n, &acc) in acc.iter().enumerate().take(part_out - first) {
         let (params, at) = (call.channel_params(), part.param(first + n));
         let (multiplier, right_shift) = (params.multiplier(at), params.right_shift[at]);
-        store(call, pixel * out_c + part.number * part_out + first + n, acc, multiplier, right_shift);
+        store(call, place(call, pixel, part.number * part_out + first + n), acc, multiplier, right_shift);
     }
 }
 
@@ -233,7 +245,7 @@ fn store_block(call: &mut ConvCall<'_>, part: &Part, (pixel, first): (usize, usi
 pub fn k8n4(call: &mut ConvCall<'_>) {
     let shape = call.conv.shape;
     let window = window(call);
-    for pixel in 0..shape.out_h() * shape.out_w() {
+    for pixel in pixels(call) {
         for c in 0..usize::from(shape.out_c) {
             let acc = channel_sum(call, &window, pixel, c);
             store_channel(call, pixel, c, acc);

@@ -14,10 +14,10 @@ pub fn run(call: &mut MaxPoolCall<'_>) {
 pub(crate) fn body(call: &mut MaxPoolCall<'_>) {
     let m = *call.pool;
     let (channels, width) = (usize::from(m.channels), usize::from(m.in_w));
-    let (out_h, out_w) = (m.out_h(), m.out_w());
-    for (row, column) in (0..out_h).flat_map(|row| (0..out_w).map(move |column| (row, column))) {
+    let (out_w, first_row) = (m.out_w(), call.rows.start);
+    for (row, column) in call.rows.clone().flat_map(|row| (0..out_w).map(move |column| (row, column))) {
         let (rows, columns) = (m.inside(row, m.in_h), m.inside(column, m.in_w));
-        let pixel = row * out_w + column;
+        let pixel = (row - first_row) * out_w + column;
         let to = pixel * channels..(pixel + 1) * channels;
         let mut first = true;
         let Some(best_hi) = call.out_hi.get_mut(to.clone()) else { return };

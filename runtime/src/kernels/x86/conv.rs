@@ -49,13 +49,12 @@ fn needed<S: Simd>(parts: &k8n16::Parts, ring: &Ring) -> usize {
 #[inline(always)]
 fn is_complete<S: Simd>(call: &ConvCall<'_>, parts: &k8n16::Parts, ring: &Ring) -> bool {
     let shape = &call.conv.shape;
-    let outputs = shape.output_len();
+    let Some(outputs) = call.output_len() else { return false };
     (1..=MAX_KERNEL).contains(&usize::from(shape.kernel))
         && shape.padding < shape.kernel
         && shape.in_c > 0
         && shape.in_c.is_multiple_of(shape.groups)
         && shape.out_c.is_multiple_of(shape.groups)
-        && outputs > 0
         && call.input.len() >= shape.input_len()
         && call.weights.len() >= k8n16::weights_len(shape)
         && call.params.len() >= params_len(shape, Layout::K8N16)
@@ -98,7 +97,7 @@ pub(super) unsafe fn run<S: Simd>(call: &mut ConvCall<'_>) {
 #[inline(always)]
 unsafe fn run_checked<S: Simd>(call: &mut ConvCall<'_>, parts: &k8n16::Parts, ring: Ring, pre_shift: u8) {
     let conv = call.conv;
-    let shape = parts.shape;
+    let (shape, rows, input) = piece(parts.shape, call);
     let blocks = k8n16::Blocks::of(shape.out_c);
     let params = Params::new(call.params, parts.count * blocks.channels());
 
@@ -126,6 +125,7 @@ unsafe fn run_checked<S: Simd>(call: &mut ConvCall<'_>, parts: &k8n16::Parts, ri
         input_pixel: pixel,
         out_pixel: usize::from(conv.shape.out_c),
         out_w: shape.out_w(),
+        rows,
         steps: k8n16::steps(&shape),
         part_weights: k8n16::part_weights_len(&shape),
         weights: call.weights,
@@ -157,11 +157,24 @@ unsafe fn run_checked<S: Simd>(call: &mut ConvCall<'_>, parts: &k8n16::Parts, ri
     // SAFETY: the instruction set is there, and all slices have been checked against the shape.
     unsafe {
         if in_place {
-            layer.run_in_place::<S>(&mut row, call.input);
+            layer.run_in_place::<S>(&mut row, input);
         } else {
-            layer.run_with_ring::<S>(&mut row, &ring, slots, call.input, border);
+            layer.run_with_ring::<S>(&mut row, &ring, slots, input, border);
         }
     }
+}
+
+/// The convolution that computes the call's rows, those of its rows, and its input: of windows that see a single input
+/// row, rows are convolutions of their own.
+#[inline(always)]
+fn piece<'a>(shape: ConvShape, call: &ConvCall<'a>) -> (ConvShape, Range<usize>, &'a [u8]) {
+    let rows = call.rows.clone();
+    if shape.kernel != 1 || shape.stride != 1 || shape.padding != 0 {
+        return (shape, rows, call.input);
+    }
+    let input_row = usize::from(shape.in_w) * usize::from(call.conv.shape.in_c);
+    let input = &call.input[rows.start * input_row..rows.end * input_row];
+    (ConvShape { in_h: rows.len() as u16, ..shape }, 0..rows.len(), input)
 }
 
 /// Whether tiles can read their windows from the input: pixels lie there as steps, and nothing outside of it is read.
@@ -225,13 +238,15 @@ struct Layer<'a> {
     out_pixel: usize,
     /// Output columns.
     out_w: usize,
+    /// Output rows to compute; the planes hold these only.
+    rows: Range<usize>,
     /// Steps of the whole window.
     steps: usize,
     /// Bytes of a part's weights.
     part_weights: usize,
     weights: &'a [u8],
     channels: &'a [Channels],
-    /// The output's planes; the second one is null for a narrow output.
+    /// Planes of the output rows; the second one is null for a narrow output.
     out: [*mut u8; 2],
 }
 
@@ -272,18 +287,18 @@ impl Layer<'_> {
     #[inline(always)]
     unsafe fn run_in_place<S: Simd>(&self, row: &mut Row, input: &[u8]) {
         let mut plan = Plan::new();
-        let (out_h, input_row) = (self.shape.out_h(), usize::from(self.shape.in_w) * self.input_pixel);
+        let input_row = usize::from(self.shape.in_w) * self.input_pixel;
         let planes = if self.out[1].is_null() { 1 } else { 2 };
         let bytes = input_row * usize::from(self.shape.stride) + self.out_w * self.out_pixel * planes;
         let near = if self.weights.len() <= NEAREST { NEAREST } else { NEAR };
-        let group = (near / bytes).clamp(1, out_h);
+        let group = (near / bytes).clamp(1, self.rows.len());
         let padding = usize::from(self.shape.padding) * self.input_pixel;
-        for first in (0..out_h).step_by(group) {
+        for first in self.rows.clone().step_by(group) {
             for part in 0..self.parts {
                 // Before the input, where the first column of the window is padding, which is left out.
                 row.base = input.as_ptr().wrapping_add(part * usize::from(self.shape.in_c)).wrapping_sub(padding);
                 for stripe in self.stripes::<S>(part) {
-                    for y in first..out_h.min(first + group) {
+                    for y in first..self.rows.end.min(first + group) {
                         let (window, skipped) = self.window(y);
                         row.row_count = window.len();
                         for (to, line) in row.rows.iter_mut().zip(window) {
@@ -315,7 +330,7 @@ impl Layer<'_> {
             let rows = Rows { input: &input[part * usize::from(self.shape.in_c)..], border };
             ring.fill_border(slots, &rows);
             let mut filled = isize::MIN;
-            for y in 0..self.shape.out_h() {
+            for y in self.rows.clone() {
                 let (window, skipped) = self.window(y);
                 row.row_count = window.len();
                 let mut slot = ring.slot(window.start);
@@ -352,7 +367,7 @@ impl Layer<'_> {
         row.tail_weights = weights.wrapping_add(full + skipped * k8n16::TAIL_STEP);
         row.channels = self.channels[part * entries(self.blocks) + done..].as_ptr();
         row.left = usize::from(self.shape.out_c) - 16 * done;
-        let at = y * self.out_w * self.out_pixel + part * usize::from(self.shape.out_c) + 16 * done;
+        let at = (y - self.rows.start) * self.out_w * self.out_pixel + part * usize::from(self.shape.out_c) + 16 * done;
         let [hi, lo] = self.out;
         row.hi = hi.wrapping_add(at);
         row.lo = if lo.is_null() { lo } else { lo.wrapping_add(at) };
