@@ -87,14 +87,14 @@ board() { # CORE BOARD MACHINE LIMIT(KiB of code)
 }
 
 board cortex-m4 an386 mps2-an386 24
-board cortex-m7 an500 mps2-an500 24
-board cortex-m33 an505 mps2-an505 24
-board cortex-m55 an547 mps3-an547 24
+board cortex-m7 an500 mps2-an500 26
+board cortex-m33 an505 mps2-an505 26
+board cortex-m55 an547 mps3-an547 26
 # Cores without vectors; no emulated board of theirs has the memory, so Armv6-M code runs on a Cortex-M4.
 artifact cortex-m3
 build cortex-m3 cortex-m3 an386
 measure cortex-m3 cortex-m3
-board cortex-m0plus an386 mps2-an386 26
+board cortex-m0plus an386 mps2-an386 28
 for name in nrf52840 stm32h743 stm32u585; do
     core=$(sed -n 's/.*\(Cortex-M[0-9]*\).*/\L\1/p' "examples/firmware-rust/boards/$name.x" | head -1)
     build "$core" "$core" "$name"
