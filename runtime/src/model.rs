@@ -239,8 +239,10 @@ impl<'m> Model<'m> {
         if self.head[field::ROUTED] > 1 || self.routed() && self.experts() < 2 {
             return bad("routing flag is wrong", field::ROUTED);
         }
-        if Layout::decode(self.head[field::LAYOUT]).is_none() {
-            return bad("unknown weight layout", field::LAYOUT);
+        match Layout::decode(self.head[field::LAYOUT]) {
+            None => return bad("unknown weight layout", field::LAYOUT),
+            Some(layout) if layout != layout.known() => return Err(Error::NoKernel { layout: layout.name() }),
+            Some(_) => {}
         }
         if !matches!(self.residual_bits(), 8 | 16) {
             return bad("residual stream must have 8 or 16 bits", field::RESIDUAL_BITS);

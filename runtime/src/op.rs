@@ -13,6 +13,8 @@
 //!   iff `z > threshold`.
 //! * Confidence ([`Criterion`]): [`crate::confidence`] has its exponential and logarithm.
 
+use crate::kernels::ONLY_LAYOUT;
+
 /// Marks an absent plane in a record.
 pub const NONE: u32 = u32::MAX;
 
@@ -67,7 +69,7 @@ impl Layout {
     /// What the bytes of `hi` planes in the arena are XORed with: with [`Layout::K8N16`] activations lie there as the
     /// unsigned bytes `q + 128` that its kernels multiply, so that they can be read in place.
     pub const fn plane_flip(self) -> u8 {
-        match self {
+        match self.known() {
             Layout::Ohwi | Layout::K8N4 | Layout::K4N2 => 0,
             Layout::K8N16 => 0x80,
         }
@@ -80,6 +82,15 @@ impl Layout {
             Layout::K8N16 => "k8n16",
             Layout::K4N2 => "k4n2",
             Layout::K8N4 => "k8n4",
+        }
+    }
+
+    /// This layout, as a constant where the kernels of this build read but one. Models of other layouts do not get past
+    /// [`crate::Model::parse`] there.
+    pub(crate) const fn known(self) -> Self {
+        match ONLY_LAYOUT {
+            Some(only) => only,
+            None => self,
         }
     }
 

@@ -9,7 +9,7 @@ use crate::op::{Dense, Layout};
 
 /// Outputs with padding.
 pub fn padded_outputs(outputs: u16, layout: Layout) -> usize {
-    match layout {
+    match layout.known() {
         Layout::Ohwi | Layout::K4N2 => usize::from(outputs),
         Layout::K8N16 | Layout::K8N4 => usize::from(outputs).next_multiple_of(16),
     }
@@ -17,7 +17,7 @@ pub fn padded_outputs(outputs: u16, layout: Layout) -> usize {
 
 /// Bytes of a layer's weights.
 pub fn weights_len(features: u16, outputs: u16, layout: Layout) -> usize {
-    match layout {
+    match layout.known() {
         Layout::Ohwi => usize::from(outputs) * usize::from(features),
         Layout::K8N16 | Layout::K8N4 => usize::from(features).div_ceil(2) * 2 * padded_outputs(outputs, layout),
         Layout::K4N2 => usize::from(outputs) * usize::from(features).next_multiple_of(4),
@@ -26,7 +26,7 @@ pub fn weights_len(features: u16, outputs: u16, layout: Layout) -> usize {
 
 /// Offset of the weight of output `j` for feature `k`.
 pub fn weight_at(dense: &Dense, j: usize, k: usize) -> usize {
-    match dense.layout {
+    match dense.layout.known() {
         Layout::Ohwi => j * usize::from(dense.features) + k,
         Layout::K8N16 | Layout::K8N4 => (k / 2 * padded_outputs(dense.outputs, dense.layout) + j) * 2 + k % 2,
         Layout::K4N2 => j * usize::from(dense.features).next_multiple_of(4) + (k & !3) + [0, 2, 1, 3][k % 4],

@@ -354,6 +354,18 @@ pub static BACKENDS: &[Backend] = &[
     x86::AVX512VNNI,
 ];
 
+/// The one layout that the kernels of this build read, if there is but one, as in firmware: what belongs to others is
+/// then left out of the program.
+pub(crate) const ONLY_LAYOUT: Option<Layout> = {
+    let first = BACKENDS[0].layout;
+    let (mut same, mut i) = (true, 1);
+    while i < BACKENDS.len() {
+        same = same && BACKENDS[i].layout as u8 == first as u8;
+        i += 1;
+    }
+    if same { Some(first) } else { None }
+};
+
 /// The fastest backend for `layout` that this machine can run.
 pub fn best(layout: Layout) -> Option<&'static Backend> {
     BACKENDS.iter().rev().find(|b| b.layout == layout && b.isa.available())
@@ -367,7 +379,7 @@ pub fn ohwi_scratch_len(shape: &ConvShape) -> usize {
 
 /// Channels of the parameter arrays, padding included.
 pub fn padded_channels(shape: &ConvShape, layout: Layout) -> usize {
-    match layout {
+    match layout.known() {
         Layout::Ohwi => usize::from(shape.out_c),
         Layout::K8N16 => k8n16::padded_channels(shape),
         Layout::K4N2 => k4n2::padded_channels(shape.out_c),
@@ -377,7 +389,7 @@ pub fn padded_channels(shape: &ConvShape, layout: Layout) -> usize {
 
 /// Where the parameters of output channel `c` are in arrays of [`padded_channels`].
 pub fn param_at(shape: &ConvShape, layout: Layout, c: usize) -> usize {
-    match layout {
+    match layout.known() {
         Layout::Ohwi | Layout::K4N2 | Layout::K8N4 => c,
         Layout::K8N16 => k8n16::param_at(shape, c),
     }
@@ -390,7 +402,7 @@ pub fn params_len(shape: &ConvShape, layout: Layout) -> usize {
 
 /// Bytes of the packed weights of a convolution.
 pub fn weights_len(shape: &ConvShape, layout: Layout) -> usize {
-    match layout {
+    match layout.known() {
         Layout::Ohwi => usize::from(shape.out_c) * shape.taps(),
         Layout::K8N16 => k8n16::weights_len(shape),
         Layout::K4N2 => k4n2::weights_len(shape),
