@@ -183,8 +183,7 @@ fn a_limit_on_latency_uses_the_targets_model_and_the_clock() {
     let (path, target) = (folder.path().join("a.ride"), folder.path().join("board.toml"));
     let data = format!("{}/../targets/data/cortex-m4.toml", env!("CARGO_MANIFEST_DIR"));
     let text = fs::read_to_string(data).unwrap().replace("name = \"cortex-m4\"", "name = \"board\"");
-    let text: String =
-        text.lines().filter(|line| !line.starts_with("latency")).map(|line| format!("{line}\n")).collect();
+    let text = text.split("[latency]").next().expect("a target without its latency model").to_owned();
     fs::write(&target, &text).unwrap();
     let name = target.to_str().unwrap();
     let error = fails(name, &path, &["--budget", "latency=5s"], 1);
@@ -198,6 +197,10 @@ fn a_limit_on_latency_uses_the_targets_model_and_the_clock() {
     let error = fails(name, &path, &["--budget", "latency=1s", "--clock", "100M"], 2);
     assert!(error.contains("a guess for this test") && error.contains("3 experts"), "{error}");
     assert_eq!(names(folder.path()), ["board.toml"]);
+
+    // The target that is built in says where its model comes from.
+    let error = fails("cortex-m4", &path, &["--budget", "latency=1s"], 2);
+    assert!(error.contains("counted on RIDE ResNet-32"), "{error}");
 }
 
 /// The RAM that firmware needs besides its stack, for cores without vectors, with DSP and with Helium.
