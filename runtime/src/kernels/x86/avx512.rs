@@ -107,9 +107,15 @@ impl Simd for Avx512 {
     type Lanes = __m512i;
     const PIXELS: usize = 4;
     const UNIT: usize = 8;
-    // 32 registers: at most 24 accumulators, next to 3 of weights and the inputs.
+    // 32 registers: at most 24 accumulators, next to 3 or 4 of weights and the inputs.
     const KINDS: &'static [Kind] = &[
         Kind { blocks: 1, tail: true, widths: &[width::<8, 1, true>(), width::<7, 1, true>(), width::<4, 1, true>()] },
+        // 64 channels are a cache line, which is loaded and stored as a whole.
+        Kind {
+            blocks: 4,
+            tail: false,
+            widths: &[width::<6, 4, false>(), width::<5, 4, false>(), width::<4, 4, false>(), width::<3, 4, false>()],
+        },
         Kind {
             blocks: 3,
             tail: false,

@@ -3,7 +3,7 @@
 use super::ring::{Ring, Rows, border_steps};
 use super::simd::Simd;
 use super::store::Channels;
-use super::tile::{Kind, MAX_KERNEL, Place, Row, Tile, Width};
+use super::tile::{FETCHED, Kind, MAX_KERNEL, Place, Row, Tile, Width};
 use crate::kernels::k8n16::STEP;
 use crate::kernels::{ConvCall, Params, k8n16, params_len, scalar};
 use crate::op::{ConvShape, Layout};
@@ -27,6 +27,12 @@ const fn widest(kinds: &[Kind]) -> usize {
 const NEAR: usize = 160 << 10;
 /// The same where all weights of the layer stay in the first cache next to them.
 const NEAREST: usize = 16 << 10;
+/// The same where weights take so much of the second cache that they come from farther away each time.
+const NEAR_HEAVY: usize = 512 << 10;
+/// Bytes of weights that are so many.
+const HEAVY: usize = 384 << 10;
+/// Pixels of a row that is made of several rows of a 1x1 convolution, at most.
+const LONG_ROW: usize = 112;
 
 /// Entries of a part's table of parameters.
 fn entries(blocks: k8n16::Blocks) -> usize {
@@ -98,7 +104,11 @@ pub(super) unsafe fn run<S: Simd>(call: &mut ConvCall<'_>) {
 #[inline(always)]
 unsafe fn run_checked<S: Simd>(call: &mut ConvCall<'_>, parts: &k8n16::Parts, ring: Ring, pre_shift: u8) {
     let conv = call.conv;
-    let shape = parts.shape;
+    let border = conv.border.map(|b| b ^ 0x80);
+    // The columns of a part's window do not follow each other in the input.
+    let (long, connected) = (long_rows(parts.shape), parts.count == 1 || parts.shape.kernel == 1);
+    let in_place = connected && reads_in_place::<S>(&long, border);
+    let shape = if in_place { long } else { parts.shape };
     let blocks = k8n16::Blocks::of(shape.out_c);
     let params = Params::new(call.params, parts.count * blocks.channels());
 
@@ -110,9 +120,6 @@ unsafe fn run_checked<S: Simd>(call: &mut ConvCall<'_>, parts: &k8n16::Parts, ri
         fill_channels(table, &params.part(n * blocks.channels(), blocks.channels()), blocks, pre_shift);
     }
 
-    let border = conv.border.map(|b| b ^ 0x80);
-    // The columns of a part's window do not follow each other in the input.
-    let in_place = (parts.count == 1 || shape.kernel == 1) && reads_in_place::<S>(&shape, border, blocks);
     let pixel = usize::from(conv.shape.in_c);
     let layer = Layer {
         shape,
@@ -144,6 +151,7 @@ unsafe fn run_checked<S: Simd>(call: &mut ConvCall<'_>, parts: &k8n16::Parts, ri
         block_stride: layer.steps * k8n16::BLOCK_STEP,
         tail_weights: ptr::null(),
         channels: ptr::null(),
+        ahead: ptr::null(),
         hi: ptr::null_mut(),
         lo: ptr::null_mut(),
         out_c: layer.out_pixel,
@@ -164,6 +172,17 @@ unsafe fn run_checked<S: Simd>(call: &mut ConvCall<'_>, parts: &k8n16::Parts, ri
     }
 }
 
+/// The same convolution on fewer and longer rows, which tiles fill better, where rows do not matter.
+#[inline(always)]
+fn long_rows(shape: ConvShape) -> ConvShape {
+    if shape.kernel != 1 || shape.stride != 1 || shape.padding != 0 {
+        return shape;
+    }
+    let longest = (LONG_ROW / usize::from(shape.in_w).max(1)) as u16;
+    let rows = (1..=longest.min(shape.in_h)).rev().find(|&n| shape.in_h.is_multiple_of(n)).unwrap_or(1);
+    ConvShape { in_h: shape.in_h / rows, in_w: shape.in_w * rows, ..shape }
+}
+
 /// Whether tiles can read their windows from the input: pixels lie there as steps, and nothing outside of it is read.
 ///
 /// A border that is nothing but zeros is never read by the tiles' first and last pixels, and no pixel between them
@@ -172,18 +191,18 @@ unsafe fn run_checked<S: Simd>(call: &mut ConvCall<'_>, parts: &k8n16::Parts, ri
 /// before what the last one does, which may be in the same tile. Tiles must end where the row does, because
 /// they compute all their pixels.
 #[inline(always)]
-fn reads_in_place<S: Simd>(shape: &ConvShape, border: [u8; 4], blocks: k8n16::Blocks) -> bool {
+fn reads_in_place<S: Simd>(shape: &ConvShape, border: [u8; 4]) -> bool {
     S::UNIT == STEP
         && usize::from(shape.in_c).is_multiple_of(STEP)
         && (shape.padding == 0
             || border == [0; 4] && shape.padding <= shape.stride && 2 * shape.padding <= shape.kernel)
-        && tiles_fit::<S>(blocks, shape.out_w())
+        && tiles_fit::<S>(k8n16::Blocks::of(shape.out_c), shape.kernel == 1, shape.out_w())
 }
 
 /// Whether tiles for all blocks of channels end where a row of `pixels` does.
-fn tiles_fit<S: Simd>(blocks: k8n16::Blocks, pixels: usize) -> bool {
+fn tiles_fit<S: Simd>(blocks: k8n16::Blocks, lines: bool, pixels: usize) -> bool {
     let mut done = 0;
-    while let Some(kind) = next_kind::<S>(blocks, done) {
+    while let Some(kind) = next_kind::<S>(blocks, done, lines) {
         let mut left = pixels;
         while left > 0 {
             match left.checked_sub(pick(kind.widths, left).pixels) {
@@ -256,10 +275,10 @@ impl Layer<'_> {
 
     /// The stripes of a part, in order.
     fn stripes<S: Simd>(&self, part: usize) -> impl Iterator<Item = Stripe> {
-        let (blocks, mut done) = (self.blocks, Some(0));
+        let (blocks, lines, mut done) = (self.blocks, self.shape.kernel == 1, Some(0));
         core::iter::from_fn(move || {
             let at = done?;
-            let kind = next_kind::<S>(blocks, at)?;
+            let kind = next_kind::<S>(blocks, at, lines)?;
             done = (!kind.tail).then_some(at + kind.blocks);
             Some(Stripe { part, kind, done: at })
         })
@@ -275,14 +294,20 @@ impl Layer<'_> {
         let (out_h, input_row) = (self.shape.out_h(), usize::from(self.shape.in_w) * self.input_pixel);
         let planes = if self.out[1].is_null() { 1 } else { 2 };
         let bytes = input_row * usize::from(self.shape.stride) + self.out_w * self.out_pixel * planes;
-        let near = if self.weights.len() <= NEAREST { NEAREST } else { NEAR };
-        let group = (near / bytes).clamp(1, out_h);
+        let near = match self.weights.len() {
+            0..=NEAREST => NEAREST,
+            HEAVY.. => NEAR_HEAVY,
+            _ => NEAR,
+        };
+        // Groups of the same size, as far as possible.
+        let group = out_h.div_ceil(out_h.div_ceil((near / bytes).max(1)));
         let padding = usize::from(self.shape.padding) * self.input_pixel;
         for first in (0..out_h).step_by(group) {
             for part in 0..self.parts {
                 // Before the input, where the first column of the window is padding, which is left out.
                 row.base = input.as_ptr().wrapping_add(part * usize::from(self.shape.in_c)).wrapping_sub(padding);
                 for stripe in self.stripes::<S>(part) {
+                    let mut fetch = Fetch::behind(self, stripe);
                     for y in first..out_h.min(first + group) {
                         let (window, skipped) = self.window(y);
                         row.row_count = window.len();
@@ -290,7 +315,7 @@ impl Layer<'_> {
                             *to = line as usize * input_row;
                         }
                         // SAFETY: rows are the input's own, and `reads_in_place` has seen that tiles stay inside.
-                        unsafe { self.run_row(row, &mut plan, stripe, y, skipped) };
+                        unsafe { self.run_row(row, &mut plan, &mut fetch, stripe, (y, skipped)) };
                     }
                 }
             }
@@ -329,8 +354,9 @@ impl Layer<'_> {
                 filled = window.end;
                 row.base = slots.as_ptr();
                 for stripe in self.stripes::<S>(part) {
+                    let mut fetch = Fetch::behind(self, stripe);
                     // SAFETY: rows are slots of the ring, which goes on far enough behind the last one.
-                    unsafe { self.run_row(row, &mut plan, stripe, y, skipped) };
+                    unsafe { self.run_row(row, &mut plan, &mut fetch, stripe, (y, skipped)) };
                 }
             }
         }
@@ -342,7 +368,14 @@ impl Layer<'_> {
     /// The instruction set of the stripe's tiles is available; `row` says where the rows of the window are, the first
     /// `skipped` ones left out, and tiles may read them; slices fit the shape.
     #[inline(always)]
-    unsafe fn run_row(&self, row: &mut Row, plan: &mut Plan, stripe: Stripe, y: usize, skipped: usize) {
+    unsafe fn run_row(
+        &self,
+        row: &mut Row,
+        plan: &mut Plan,
+        fetch: &mut Fetch,
+        stripe: Stripe,
+        (y, skipped): (usize, usize),
+    ) {
         let Stripe { part, kind, done } = stripe;
         let skipped = skipped * self.row_steps;
         // Offsets stay inside of the weights, whose length is that of all blocks of all parts.
@@ -362,6 +395,7 @@ impl Layer<'_> {
                 plan.fill(self, kind, x);
             }
             for place in plan.places.iter().take(plan.count) {
+                row.ahead = fetch.next(row.row_count * self.row_steps);
                 // SAFETY: the tile is valid: its pixels are some of the row, and its blocks exist.
                 unsafe { (place.run)(Tile { row, place }) };
             }
@@ -370,19 +404,45 @@ impl Layer<'_> {
     }
 }
 
+/// The weights behind those of a stripe: the next stripe's or, as artifacts keep the weights of one operation after the
+/// other, the next operation's. While tiles of this stripe run, they are fetched from afar.
+struct Fetch {
+    at: *const u8,
+    /// Bytes to go.
+    left: usize,
+}
+
+impl Fetch {
+    #[inline(always)]
+    fn behind(layer: &Layer<'_>, stripe: Stripe) -> Self {
+        let len = stripe.kind.blocks * layer.steps * k8n16::BLOCK_STEP;
+        let before = stripe.part * layer.part_weights + stripe.done * layer.steps * k8n16::BLOCK_STEP;
+        Fetch { at: layer.weights.as_ptr().wrapping_add(before + len), left: len }
+    }
+
+    /// Where a tile of so many steps fetches.
+    #[inline(always)]
+    fn next(&mut self, steps: usize) -> *const u8 {
+        let (at, len) = (self.at, (steps * FETCHED).min(self.left));
+        self.at = at.wrapping_add(len);
+        self.left -= len;
+        at
+    }
+}
+
 /// Tiles of pixels `from..to` of a row: the same ones for every row, so that they are usually worked out once.
 struct Plan {
     kind: *const Kind,
     from: usize,
     to: usize,
-    places: [Place; 16],
+    places: [Place; 20],
     count: usize,
 }
 
 impl Plan {
     fn new() -> Self {
         let nowhere = Place { run: |_| (), start: 0, steps: [0; 3], at: 0, pixels: 0 };
-        Plan { kind: ptr::null(), from: 0, to: 0, places: [nowhere; 16], count: 0 }
+        Plan { kind: ptr::null(), from: 0, to: 0, places: [nowhere; 20], count: 0 }
     }
 
     #[cold]
@@ -411,18 +471,28 @@ impl Plan {
     }
 }
 
-/// The kind of tile for the blocks after the first `done` ones.
-fn next_kind<S: Simd>(blocks: k8n16::Blocks, done: usize) -> Option<&'static Kind> {
+/// The kind of tile for the blocks after the first `done` ones. With `lines`, as of 1x1 convolutions, results are stored
+/// often enough for whole cache lines to pay; otherwise it matters more that weights serve many pixels.
+fn next_kind<S: Simd>(blocks: k8n16::Blocks, done: usize, lines: bool) -> Option<&'static Kind> {
     let left = blocks.full - done;
-    // Two tiles of two blocks are faster than three and one.
-    let most = if left == 4 && !blocks.tail { 2 } else { left };
-    S::KINDS.iter().find(|k| if k.tail { blocks.tail && k.blocks == left } else { (1..=most).contains(&k.blocks) })
+    let good = |k: &&Kind| match (k.tail, k.blocks) {
+        (true, n) => blocks.tail && n == left,
+        (false, 4) => lines && left > 0 && left.is_multiple_of(4),
+        // Two tiles of two blocks are faster than three and one.
+        (false, 3) => left >= 3 && (left != 4 || blocks.tail),
+        (false, n) => (1..=left).contains(&n),
+    };
+    S::KINDS.iter().find(good)
 }
 
 /// The tile for the next of `left` pixels: the widest one such that others fill what it leaves exactly; if there is
 /// none, the widest one that leaves enough for another tile.
 fn pick(widths: &'static [Width], left: usize) -> &'static Width {
-    let least = &widths[widths.len() - 1];
+    let (widest, least) = (&widths[0], &widths[widths.len() - 1]);
+    if left > 4 * widest.pixels {
+        // Whatever can be filled at all can be filled with this one first.
+        return widest;
+    }
     let good = |w: &&Width| w.pixels <= left && (w.pixels == left || w.pixels + least.pixels <= left);
     let exact = widths.iter().find(|w| w.pixels <= left && fills(widths, left - w.pixels));
     exact.or_else(|| widths.iter().find(good)).or_else(|| widths.iter().find(|w| w.pixels <= left)).unwrap_or(least)

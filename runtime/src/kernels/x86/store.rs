@@ -102,6 +102,10 @@ pub(super) unsafe fn finish<S: Simd, const MR: usize, const NB: usize, const TAI
     }
 }
 
+/// Blocks whose outputs for one pixel fill a cache line: a tile of so many stores pixel by pixel. Only units with four
+/// lanes have such tiles.
+pub(super) const LINE: usize = 4;
+
 /// Stores a tile of which all pixels and channels exist. What could be loops is written out, because compilers leave
 /// loops this large alone, and then the accumulators would not stay in registers.
 #[inline(always)]
@@ -109,9 +113,12 @@ unsafe fn store_all<S: Simd, F: Form, const MR: usize, const NB: usize, const TA
     t: Tile<'_>,
     acc: &Accumulators<S, MR, NB>,
 ) {
-    const { assert!(NB <= 3 && MR <= 4 * S::PIXELS) };
+    const { assert!(NB == LINE || NB < LINE && MR <= 4 * S::PIXELS) };
     // SAFETY: promised by the caller.
     unsafe {
+        if NB == LINE {
+            return store_lines::<S, F, MR, NB>(t, acc);
+        }
         store_block::<S, F, MR, NB, 0>(t, acc);
         store_block::<S, F, MR, NB, 1>(t, acc);
         store_block::<S, F, MR, NB, 2>(t, acc);
@@ -121,6 +128,43 @@ unsafe fn store_all<S: Simd, F: Form, const MR: usize, const NB: usize, const TA
             store_tail::<S, F, MR, NB, 2>(t, acc);
             store_tail::<S, F, MR, NB, 3>(t, acc);
         }
+    }
+}
+
+/// Stores the lines of all pixels; written out like the above.
+#[inline(always)]
+unsafe fn store_lines<S: Simd, F: Form, const MR: usize, const NB: usize>(t: Tile<'_>, acc: &Accumulators<S, MR, NB>) {
+    const { assert!(NB < LINE || MR <= 7 && S::PIXELS == LINE) };
+    // SAFETY: promised by the caller.
+    unsafe {
+        store_line::<S, F, MR, NB, 0>(t, acc);
+        store_line::<S, F, MR, NB, 1>(t, acc);
+        store_line::<S, F, MR, NB, 2>(t, acc);
+        store_line::<S, F, MR, NB, 3>(t, acc);
+        store_line::<S, F, MR, NB, 4>(t, acc);
+        store_line::<S, F, MR, NB, 5>(t, acc);
+        store_line::<S, F, MR, NB, 6>(t, acc);
+    }
+}
+
+/// Stores four blocks of pixel `P`, if there are so many pixels: blocks are to them what pixels are to
+/// [`store_pixels`].
+#[inline(always)]
+unsafe fn store_line<S: Simd, F: Form, const MR: usize, const NB: usize, const P: usize>(
+    t: Tile<'_>,
+    acc: &Accumulators<S, MR, NB>,
+) {
+    if P >= MR {
+        return;
+    }
+    // SAFETY: pixel P exists with 64 channels (`finish` has looked), and the tile has four entries of channels.
+    unsafe {
+        let mut sums = [acc.blocks[P][0]; 4];
+        for b in 0..4 {
+            let sum = [acc.blocks[P][if b < NB { b } else { 0 }]];
+            sums[b] = requantize::<S, 1>(t, sum, &*t.row.channels.add(b), 1, F::WIDE)[0];
+        }
+        store_words::<S, F>(t, S::block_words(sums), t.place.at + P * t.row.out_c, 16, S::PIXELS);
     }
 }
 
@@ -237,22 +281,31 @@ unsafe fn store_pixels<S: Simd, F: Form, const MR: usize, const NB: usize, const
     let (out_c, count) = (t.row.out_c, if MR - first < S::PIXELS { MR - first } else { S::PIXELS });
     // SAFETY: all of the tile's MR pixels and 16 * NB channels exist (`finish` has looked), so each of these `count`
     // pixels has 16 bytes from `at` on in each plane.
+    unsafe { store_words::<S, F>(t, block_words::<S, MR, NB>(t, acc, (first, B), F::WIDE), at, out_c, count) }
+}
+
+/// Finishes and stores `count` times 16 values, `stride` bytes apart from `at` on.
+///
+/// # Safety
+/// They exist in each plane.
+#[inline(always)]
+unsafe fn store_words<S: Simd, F: Form>(t: Tile<'_>, [a, b]: [S::Lanes; 2], at: usize, stride: usize, count: usize) {
+    // SAFETY: promised by the caller.
     unsafe {
-        let [a, b] = block_words::<S, MR, NB>(t, acc, (first, B), F::WIDE);
         let (hi, lo) = (t.row.hi.add(at), t.row.lo.wrapping_add(at));
         if F::WIDE {
             let zero = S::splat(t.row.limits.zero);
             let base =
-                if F::ACCUMULATE { S::join(S::load(hi, out_c, count), S::load(lo, out_c, count)) } else { [zero; 2] };
+                if F::ACCUMULATE { S::join(S::load(hi, stride, count), S::load(lo, stride, count)) } else { [zero; 2] };
             let (high, low) = S::split([add_wide_words::<S, F>(t, base[0], a), add_wide_words::<S, F>(t, base[1], b)]);
-            S::store(hi, out_c, count, high);
-            S::store(lo, out_c, count, low);
+            S::store(hi, stride, count, high);
+            S::store(lo, stride, count, low);
         } else {
             let zero = S::splat(2 * (t.row.limits.zero + 128));
-            let base = if F::ACCUMULATE { S::doubled(S::load(hi, out_c, count)) } else { [zero; 2] };
+            let base = if F::ACCUMULATE { S::doubled(S::load(hi, stride, count)) } else { [zero; 2] };
             let sums = [S::halve(S::add(base[0], a)), S::halve(S::add(base[1], b))];
             let [min, max] = byte_limits(t.row.limits);
-            S::store(hi, out_c, count, S::narrow(sums, min, max));
+            S::store(hi, stride, count, S::narrow(sums, min, max));
         }
     }
 }

@@ -7,13 +7,17 @@
 #![allow(clippy::needless_range_loop)]
 
 use super::simd::Simd;
-use super::store::{Channels, finish};
+use super::store::{Channels, LINE, finish};
 use crate::kernels::k8n16::{BLOCK_STEP, TAIL_STEP};
 use crate::op::Limits;
 use core::arch::asm;
+use core::arch::x86_64::{_MM_HINT_ET0, _MM_HINT_T1, _mm_prefetch};
 
 /// Largest window height and width ([`crate::model`] refuses larger ones).
 pub(super) const MAX_KERNEL: usize = 15;
+
+/// Bytes that a step of a large tile fetches ahead.
+pub(super) const FETCHED: usize = 64;
 
 /// Compiled tiles for some blocks of channels.
 pub(super) struct Kind {
@@ -47,6 +51,8 @@ pub(super) struct Row {
     /// Weights of the block of 8 channels for the first of `rows`.
     pub(super) tail_weights: *const u8,
     pub(super) channels: *const Channels,
+    /// Weights that will be needed next, which large tiles fetch a cache line a step. Nothing is read from there.
+    pub(super) ahead: *const u8,
     /// The row's first output of the first block.
     pub(super) hi: *mut u8,
     /// Null for a narrow output.
@@ -109,6 +115,7 @@ impl<S: Simd, const MR: usize, const NB: usize> Accumulators<S, MR, NB> {
 
 /// What moves on with every step.
 struct Cursor {
+    ahead: *const u8,
     /// Every fourth pixel's activations.
     inputs: [*const u8; 4],
     weights: *const u8,
@@ -124,7 +131,9 @@ pub(super) unsafe fn body<S: Simd, const MR: usize, const NB: usize, const TAIL:
     // SAFETY: `t` is valid: its channels have NB + TAIL entries, and each loop takes as many steps as it may.
     unsafe {
         let mut acc = start::<S, MR, NB, TAIL>(t);
-        let mut at = Cursor { inputs: [t.row.base; 4], weights: t.row.weights, tail_weights: t.row.tail_weights };
+        fetch_outputs::<MR, NB>(t);
+        let (weights, tail_weights) = (t.row.weights, t.row.tail_weights);
+        let mut at = Cursor { inputs: [t.row.base; 4], weights, tail_weights, ahead: t.row.ahead };
         for &row in t.row.rows.iter().take(t.row.row_count) {
             for (i, inputs) in at.inputs.iter_mut().enumerate().take(MR.div_ceil(4)) {
                 // Before the input, if the first pixel's first column is left out.
@@ -153,6 +162,34 @@ unsafe fn start<S: Simd, const MR: usize, const NB: usize, const TAIL: bool>(t: 
         }
         Accumulators { blocks, tail: [tail; MR] }
     }
+}
+
+/// Whether a tile is one for large networks, whose weights and residuals come from afar. Small networks stay in the
+/// first caches: hints would only cost them time.
+const fn is_large(blocks: usize) -> bool {
+    blocks == LINE
+}
+
+/// Asks for the cache lines of the tile's outputs, which hold the residual or will be written.
+#[inline(always)]
+fn fetch_outputs<const MR: usize, const NB: usize>(t: Tile<'_>) {
+    if !is_large(NB) {
+        return;
+    }
+    for p in 0..MR {
+        let at = t.place.at + p * t.row.out_c;
+        hint::<_MM_HINT_ET0>(t.row.hi.wrapping_add(at));
+        if !t.row.lo.is_null() {
+            hint::<_MM_HINT_ET0>(t.row.lo.wrapping_add(at));
+        }
+    }
+}
+
+/// A hint that faults nowhere, wherever it points.
+#[inline(always)]
+fn hint<const HOW: i32>(at: *const u8) {
+    // SAFETY: nothing is read, and all x86-64 processors have the instruction.
+    unsafe { _mm_prefetch::<HOW>(at.cast()) }
 }
 
 /// The same pointer, but compilers do not see that. They would keep one pointer for each pixel otherwise, more than
@@ -256,6 +293,10 @@ unsafe fn finish_step<
     // SAFETY: see `steps`.
     unsafe {
         at.weights = at.weights.add(if NB > 0 { BLOCK_STEP } else { 0 });
+        if is_large(NB) {
+            hint::<_MM_HINT_T1>(at.ahead);
+            at.ahead = at.ahead.wrapping_add(FETCHED);
+        }
         if TAIL {
             let w = S::weights(at.tail_weights);
             for p in FROM..MR - OMIT {
