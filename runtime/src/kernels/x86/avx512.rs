@@ -1,9 +1,9 @@
 //! AVX-512 with VNNI: 64 multiply-accumulates an instruction, four pixels to a 64-byte store.
 
+use super::params::Channels;
 use super::simd::Simd;
-use super::store::Channels;
 use super::tile::{self, Kind, Tile, Width};
-use super::{conv, dense, shortcut};
+use super::{conv, dense, grouped, shortcut};
 use crate::kernels::{Backend, ConvCall, ConvKernel, Isa, MaxPoolCall, PoolCall, ShortcutCall, scalar};
 use crate::op::Layout;
 use core::arch::x86_64::*;
@@ -56,6 +56,18 @@ unsafe fn run_tile<const MR: usize, const NB: usize, const TAIL: bool>(t: Tile<'
     unsafe { tile::body::<Avx512, MR, NB, TAIL>(t) }
 }
 
+/// # Safety
+/// AVX-512 F, BW, VL and VNNI are available and the tile is valid for [`grouped::body`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+unsafe fn run_grouped<const MR: usize, const STRIDE: usize>(t: Tile<'_>) {
+    // SAFETY: as promised by the caller.
+    unsafe { grouped::body::<Avx512, MR, STRIDE>(t) }
+}
+
+const fn grouped<const MR: usize, const STRIDE: usize>() -> Width {
+    Width { pixels: MR, run: run_grouped::<MR, STRIDE> }
+}
+
 const fn width<const MR: usize, const NB: usize, const TAIL: bool>() -> Width {
     Width { pixels: MR, run: run_tile::<MR, NB, TAIL> }
 }
@@ -104,6 +116,8 @@ impl Simd for Avx512 {
     type Acc = __m512i;
     type Weights = __m512i;
     type Inputs = __m512i;
+    type Quads = __m512i;
+    type Picked = __m512i;
     type Lanes = __m512i;
     const PIXELS: usize = 4;
     const UNIT: usize = 8;
@@ -137,6 +151,26 @@ impl Simd for Avx512 {
             widths: &[width::<16, 0, true>(), width::<8, 0, true>(), width::<7, 0, true>(), width::<4, 0, true>()],
         },
     ];
+
+    const GROUPED: [&'static Kind; 2] = [
+        &Kind { blocks: 1, tail: false, widths: &[grouped::<8, 1>(), grouped::<7, 1>(), grouped::<4, 1>()] },
+        &Kind { blocks: 1, tail: false, widths: &[grouped::<8, 2>(), grouped::<7, 2>(), grouped::<4, 2>()] },
+    ];
+
+    #[inline(always)]
+    unsafe fn lanes(channels: &Channels) -> __m512i {
+        unsafe { _mm512_cvtepu8_epi32(_mm_loadu_si128(channels.quads.as_ptr().cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn pick(from: *const u8, lanes: __m512i) -> __m512i {
+        unsafe { _mm512_permutexvar_epi32(lanes, _mm512_loadu_si512(from.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn dot_picked(acc: __m512i, inputs: __m512i, weights: __m512i) -> __m512i {
+        unsafe { _mm512_dpbusd_epi32(acc, inputs, weights) }
+    }
 
     #[inline(always)]
     unsafe fn acc(from: *const i32) -> __m512i {

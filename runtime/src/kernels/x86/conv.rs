@@ -1,9 +1,11 @@
 //! Drives the microkernel over a layer: prepares parameters, fills the row ring, picks tiles.
 
-use super::ring::{Ring, Rows, border_steps};
+use super::grouped;
+use super::params::{Channels, fill_channels};
+use super::plan::{Geometry, Plan, next_kind, pick};
+use super::ring::{Ring, Rows};
 use super::simd::Simd;
-use super::store::Channels;
-use super::tile::{FETCHED, Kind, MAX_KERNEL, Place, Row, Tile, Width};
+use super::tile::{FETCHED, Kind, MAX_KERNEL, Row, Tile};
 use crate::kernels::k8n16::STEP;
 use crate::kernels::{ConvCall, Params, k8n16, params_len, scalar};
 use crate::op::{ConvShape, Layout};
@@ -41,6 +43,9 @@ fn entries(blocks: k8n16::Blocks) -> usize {
 
 /// Bytes of scratch memory: room to align, the parameters, the ring.
 pub(super) fn scratch_len<S: Simd>(shape: &ConvShape) -> usize {
+    if let Some(form) = k8n16::Grouped::of(shape) {
+        return grouped::scratch_len(shape, &form);
+    }
     let parts = k8n16::Parts::of(shape);
     needed::<S>(&parts, &Ring::new(&parts.shape, S::UNIT, usize::from(shape.in_c)))
 }
@@ -51,9 +56,10 @@ fn needed<S: Simd>(parts: &k8n16::Parts, ring: &Ring) -> usize {
     align_of::<Channels>() + table + ring.len(const { widest(S::KINDS) })
 }
 
-/// Whether every slice is as long as the shape asks; always so for a validated model.
+/// Whether every slice is as long as the shape asks, and scratch memory has `scratch` bytes; always so for a validated
+/// model.
 #[inline(always)]
-fn is_complete<S: Simd>(call: &ConvCall<'_>, parts: &k8n16::Parts, ring: &Ring) -> bool {
+pub(super) fn is_complete(call: &ConvCall<'_>, scratch: usize) -> bool {
     let shape = &call.conv.shape;
     let outputs = shape.output_len();
     (1..=MAX_KERNEL).contains(&usize::from(shape.kernel))
@@ -67,13 +73,13 @@ fn is_complete<S: Simd>(call: &ConvCall<'_>, parts: &k8n16::Parts, ring: &Ring) 
         && call.params.len() >= params_len(shape, Layout::K8N16)
         && call.out_hi.len() >= outputs
         && (call.out_lo.is_empty() || call.out_lo.len() >= outputs)
-        && call.scratch.len() >= needed::<S>(parts, ring)
+        && call.scratch.len() >= scratch
 }
 
 /// Bits by which accumulators can and must be moved left so that every total right shift is at least 33; `None` if
 /// there is no such number.
 #[inline(always)]
-fn pre_shift(call: &ConvCall<'_>) -> Option<u8> {
+pub(super) fn pre_shift(call: &ConvCall<'_>) -> Option<u8> {
     let smallest = call.channel_params().right_shift.iter().copied().min()?;
     let bits = 33u8.saturating_sub(smallest);
     (bits == 0 || bits + call.conv.acc_bits <= 31).then_some(bits)
@@ -85,9 +91,13 @@ fn pre_shift(call: &ConvCall<'_>) -> Option<u8> {
 /// The instruction set of `S` is available.
 #[inline(always)]
 pub(super) unsafe fn run<S: Simd>(call: &mut ConvCall<'_>) {
+    if let Some(form) = k8n16::Grouped::of(&call.conv.shape) {
+        // SAFETY: as promised by the caller.
+        return unsafe { grouped::run::<S>(call, &form) };
+    }
     let parts = k8n16::Parts::of(&call.conv.shape);
     let ring = Ring::new(&parts.shape, S::UNIT, usize::from(call.conv.shape.in_c));
-    if !is_complete::<S>(call, &parts, &ring) {
+    if !is_complete(call, needed::<S>(&parts, &ring)) {
         debug_assert!(false, "a slice is shorter than the shape asks");
         return;
     }
@@ -151,6 +161,8 @@ unsafe fn run_checked<S: Simd>(call: &mut ConvCall<'_>, parts: &k8n16::Parts, ri
         block_stride: layer.steps * k8n16::BLOCK_STEP,
         tail_weights: ptr::null(),
         channels: ptr::null(),
+        quads: 0,
+        pixel: 0,
         ahead: ptr::null(),
         hi: ptr::null_mut(),
         lo: ptr::null_mut(),
@@ -219,7 +231,7 @@ fn tiles_fit<S: Simd>(blocks: k8n16::Blocks, lines: bool, pixels: usize) -> bool
 }
 
 /// Input rows of the window that starts at row `top`; only those that exist, if the border is nothing but zeros.
-fn visible(shape: &ConvShape, top: isize, skip: bool) -> Range<isize> {
+pub(super) fn visible(shape: &ConvShape, top: isize, skip: bool) -> Range<isize> {
     let bottom = top + isize::from(shape.kernel as i8);
     if skip { top.max(0)..bottom.min(shape.in_h as isize) } else { top..bottom }
 }
@@ -264,6 +276,17 @@ struct Stripe {
 }
 
 impl Layer<'_> {
+    fn geometry(&self) -> Geometry<'_> {
+        Geometry {
+            shape: &self.shape,
+            out_w: self.out_w,
+            distance: self.distance,
+            out_pixel: self.out_pixel,
+            row_steps: self.row_steps,
+            skip_columns: self.skip_columns,
+        }
+    }
+
     /// Rows `from..to` of the window of output row `y`, and how many rows of the window come before them. Only rows that
     /// exist, if the border is nothing but zeros.
     fn window(&self, y: usize) -> (Range<isize>, usize) {
@@ -391,15 +414,13 @@ impl Layer<'_> {
         row.lo = if lo.is_null() { lo } else { lo.wrapping_add(at) };
         let mut x = 0;
         while x < self.out_w {
-            if !(plan.from == x && ptr::eq(plan.kind, kind)) {
-                plan.fill(self, kind, x);
-            }
-            for place in plan.places.iter().take(plan.count) {
+            let (tiles, end) = plan.tiles(x, kind, || self.geometry());
+            for place in tiles {
                 row.ahead = fetch.next(row.row_count * self.row_steps);
                 // SAFETY: the tile is valid: its pixels are some of the row, and its blocks exist.
                 unsafe { (place.run)(Tile { row, place }) };
             }
-            x = plan.to;
+            x = end;
         }
     }
 }
@@ -428,126 +449,4 @@ impl Fetch {
         self.left -= len;
         at
     }
-}
-
-/// Tiles of pixels `from..to` of a row: the same ones for every row, so that they are usually worked out once.
-struct Plan {
-    kind: *const Kind,
-    from: usize,
-    to: usize,
-    places: [Place; 20],
-    count: usize,
-}
-
-impl Plan {
-    fn new() -> Self {
-        let nowhere = Place { run: |_| (), start: 0, steps: [0; 3], at: 0, pixels: 0 };
-        Plan { kind: ptr::null(), from: 0, to: 0, places: [nowhere; 20], count: 0 }
-    }
-
-    #[cold]
-    fn fill(&mut self, layer: &Layer<'_>, kind: &'static Kind, from: usize) {
-        (self.kind, self.from, self.to, self.count) = (kind, from, from, 0);
-        for place in &mut self.places {
-            let left = layer.out_w - self.to;
-            if left == 0 {
-                return;
-            }
-            let width = pick(kind.widths, left);
-            *place = Place {
-                run: width.run,
-                start: self.to * layer.distance,
-                steps: if layer.skip_columns && width.pixels <= left {
-                    border_steps(&layer.shape, self.to, width.pixels)
-                } else {
-                    [0, layer.row_steps - k8n16::half_steps(&layer.shape), 0]
-                },
-                at: self.to * layer.out_pixel,
-                pixels: width.pixels.min(left),
-            };
-            self.to += place.pixels;
-            self.count += 1;
-        }
-    }
-}
-
-/// The kind of tile for the blocks after the first `done` ones. With `lines`, as of 1x1 convolutions, results are stored
-/// often enough for whole cache lines to pay; otherwise it matters more that weights serve many pixels.
-fn next_kind<S: Simd>(blocks: k8n16::Blocks, done: usize, lines: bool) -> Option<&'static Kind> {
-    let left = blocks.full - done;
-    let good = |k: &&Kind| match (k.tail, k.blocks) {
-        (true, n) => blocks.tail && n == left,
-        (false, 4) => lines && left > 0 && left.is_multiple_of(4),
-        // Two tiles of two blocks are faster than three and one.
-        (false, 3) => left >= 3 && (left != 4 || blocks.tail),
-        (false, n) => (1..=left).contains(&n),
-    };
-    S::KINDS.iter().find(good)
-}
-
-/// The tile for the next of `left` pixels: the widest one such that others fill what it leaves exactly; if there is
-/// none, the widest one that leaves enough for another tile.
-fn pick(widths: &'static [Width], left: usize) -> &'static Width {
-    let (widest, least) = (&widths[0], &widths[widths.len() - 1]);
-    if left > 4 * widest.pixels {
-        // Whatever can be filled at all can be filled with this one first.
-        return widest;
-    }
-    let good = |w: &&Width| w.pixels <= left && (w.pixels == left || w.pixels + least.pixels <= left);
-    let exact = widths.iter().find(|w| w.pixels <= left && fills(widths, left - w.pixels));
-    exact.or_else(|| widths.iter().find(good)).or_else(|| widths.iter().find(|w| w.pixels <= left)).unwrap_or(least)
-}
-
-/// Whether tiles can fill `pixels` exactly.
-fn fills(widths: &[Width], pixels: usize) -> bool {
-    if widths.iter().any(|w| pixels.is_multiple_of(w.pixels)) {
-        return true;
-    }
-    // Bit n: n pixels can be filled. What is true of 64 more or fewer pixels is true of any width whose tiles divide 64,
-    // and more is not needed to choose well.
-    let pixels = if pixels > 127 { 64 + pixels % 64 } else { pixels };
-    let mut filled = 1u128;
-    for n in 0..pixels {
-        if filled >> n & 1 > 0 {
-            for width in widths.iter().filter(|w| n + w.pixels <= pixels) {
-                filled |= 1 << (n + width.pixels);
-            }
-        }
-    }
-    filled >> pixels & 1 > 0
-}
-
-/// Spreads the parameters over lanes, see [`Channels`].
-#[inline(always)]
-fn fill_channels(table: &mut [Channels], params: &Params<'_>, blocks: k8n16::Blocks, pre_shift: u8) {
-    let full = 16 * blocks.full;
-    let (bias, tail_bias) = params.bias.split_at(4 * full);
-    let (multiplier, tail_multiplier) = params.multiplier.split_at(4 * full);
-    let (shift, tail_shift) = params.right_shift.split_at(full);
-    let each = bias.as_chunks::<64>().0.iter().zip(multiplier.as_chunks::<64>().0).zip(shift.as_chunks::<16>().0);
-    for (entry, ((bias, multiplier), shift)) in table.iter_mut().zip(each) {
-        *entry = Channels::new(words(bias), words(multiplier), *shift, pre_shift);
-    }
-    if let (Some(entry), Some(bias), Some(multiplier), Some(shift)) =
-        (table.get_mut(blocks.full), tail_bias.first_chunk(), tail_multiplier.first_chunk(), tail_shift.first_chunk())
-    {
-        let (bias, multiplier) = (words::<32, 8>(bias), words::<32, 8>(multiplier));
-        let shift: &[u8; 8] = shift;
-        let (mut spread, mut multipliers, mut shifts) = ([0; 16], [0; 16], [0; 16]);
-        for i in 0..8 {
-            spread[2 * i] = bias[i];
-            (multipliers[i], multipliers[i + 8]) = (multiplier[i], multiplier[i]);
-            (shifts[i], shifts[i + 8]) = (shift[i], shift[i]);
-        }
-        *entry = Channels::new(spread, multipliers, shifts, pre_shift);
-    }
-}
-
-#[inline(always)]
-fn words<const BYTES: usize, const N: usize>(bytes: &[u8; BYTES]) -> [i32; N] {
-    let mut words = [0; N];
-    for (word, bytes) in words.iter_mut().zip(bytes.as_chunks().0) {
-        *word = i32::from_le_bytes(*bytes);
-    }
-    words
 }

@@ -3,6 +3,7 @@
 // Loops over `0..N` with an index are what unrolls completely, so that all arrays become registers.
 #![allow(clippy::needless_range_loop)]
 
+use super::params::Channels;
 use super::simd::Simd;
 use super::tile::{Accumulators, Tile};
 use crate::arith::{add_narrow, add_raw, add_wide, join, split};
@@ -11,54 +12,6 @@ use core::hint::black_box;
 
 /// Activations are kept as unsigned bytes, see [`crate::op::Layout::plane_flip`].
 const FLIP: u8 = crate::op::Layout::K8N16.plane_flip();
-
-/// Parameters of a block, spread over 16 lanes so that tiles only load them.
-///
-/// With `acc` moved left by the layer's `pre_shift` and `scaled = floor(acc * multiplier / 2^32)`, the requantized value
-/// is `(scaled + rounding) >> shift`, which is the law's single rounding ([`crate::arith::requantize`]) as long as the
-/// total right shift is at least 33. A narrow output is not rounded before `t = scaled >> (shift - 1)` has been packed to
-/// words: `(t + 2 * base + 1) >> 1` is the law's `base + value`, and where `t` saturates, so do the narrow limits; with 128 in `base`, the sum is the unsigned byte that is stored. In a block of 8 channels each bias is followed by a zero (even and odd lanes are added
-/// at the end) and the other arrays hold the eight channels twice.
-#[repr(C, align(64))]
-#[derive(Clone, Copy)]
-pub(super) struct Channels {
-    pub(super) bias: [i32; 16],
-    pub(super) multiplier: [i32; 16],
-    /// `multiplier` with odd lanes moved to even ones.
-    pub(super) multiplier_odd: [i32; 16],
-    pub(super) pre_shift: [i32; 16],
-    pub(super) rounding: [i32; 16],
-    pub(super) shift: [i32; 16],
-    /// `shift - 1`.
-    pub(super) shift_less: [i32; 16],
-    /// A bit for each even lane.
-    pub(super) even: u16,
-}
-
-impl Channels {
-    #[inline(always)]
-    pub(super) fn new(bias: [i32; 16], multiplier: [i32; 16], right_shift: [u8; 16], pre_shift: u8) -> Self {
-        // Beyond 31 the result is 0 for every `hi`, as it is for 31.
-        let mut all = Channels {
-            bias,
-            multiplier,
-            multiplier_odd: [0; 16],
-            pre_shift: [i32::from(pre_shift); 16],
-            rounding: [0; 16],
-            shift: [0; 16],
-            shift_less: [0; 16],
-            even: 0x5555,
-        };
-        for i in 0..16 {
-            let shift = (i32::from(right_shift[i]) + i32::from(pre_shift) - 32).clamp(1, 31);
-            all.multiplier_odd[i] = multiplier[i | 1];
-            all.rounding[i] = 1 << (shift - 1);
-            all.shift[i] = shift;
-            all.shift_less[i] = shift - 1;
-        }
-        all
-    }
-}
 
 /// How outputs are stored: whether they are added to the residual, whether they are wide, and whether they or the
 /// residual are raw, which only wide ones can be.

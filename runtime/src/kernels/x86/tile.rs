@@ -6,8 +6,9 @@
 // Loops over `0..N` with an index are what unrolls completely, so that all arrays become registers.
 #![allow(clippy::needless_range_loop)]
 
+use super::params::Channels;
 use super::simd::Simd;
-use super::store::{Channels, LINE, finish};
+use super::store::{LINE, finish};
 use crate::kernels::k8n16::{BLOCK_STEP, TAIL_STEP};
 use crate::op::Limits;
 use core::arch::asm;
@@ -51,6 +52,10 @@ pub(super) struct Row {
     /// Weights of the block of 8 channels for the first of `rows`.
     pub(super) tail_weights: *const u8,
     pub(super) channels: *const Channels,
+    /// For convolutions with groups: fours of inputs of a group.
+    pub(super) quads: usize,
+    /// Likewise: bytes of a pixel in the ring.
+    pub(super) pixel: usize,
     /// Weights that will be needed next, which large tiles fetch a cache line a step. Nothing is read from there.
     pub(super) ahead: *const u8,
     /// The row's first output of the first block.
@@ -149,7 +154,9 @@ pub(super) unsafe fn body<S: Simd, const MR: usize, const NB: usize, const TAIL:
 }
 
 #[inline(always)]
-unsafe fn start<S: Simd, const MR: usize, const NB: usize, const TAIL: bool>(t: Tile<'_>) -> Accumulators<S, MR, NB> {
+pub(super) unsafe fn start<S: Simd, const MR: usize, const NB: usize, const TAIL: bool>(
+    t: Tile<'_>,
+) -> Accumulators<S, MR, NB> {
     // SAFETY: the tile has NB entries of channels, and one more with TAIL (without it, entry 0 is read once more).
     unsafe {
         let tail = S::acc((*t.row.channels.add(if TAIL { NB } else { 0 })).bias.as_ptr());
