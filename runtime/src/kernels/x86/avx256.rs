@@ -125,7 +125,7 @@ unsafe fn run_pool(call: &mut PoolCall<'_>) {
 #[target_feature(enable = "avx2")]
 unsafe fn tile_avx2<const MR: usize, const NB: usize, const TAIL: bool>(t: Tile<'_>) {
     // SAFETY: as promised by the caller.
-    unsafe { tile::body::<Wide256<Avx2>, MR, NB, TAIL>(t) }
+    unsafe { tile::body::<Wide256<Avx2>, MR, NB, TAIL, false>(t) }
 }
 
 /// # Safety
@@ -133,7 +133,7 @@ unsafe fn tile_avx2<const MR: usize, const NB: usize, const TAIL: bool>(t: Tile<
 #[target_feature(enable = "avx2,avxvnni")]
 unsafe fn tile_avxvnni<const MR: usize, const NB: usize, const TAIL: bool>(t: Tile<'_>) {
     // SAFETY: as promised by the caller.
-    unsafe { tile::body::<Wide256<Vnni<Vex>>, MR, NB, TAIL>(t) }
+    unsafe { tile::body::<Wide256<Vnni<Vex>>, MR, NB, TAIL, false>(t) }
 }
 
 /// # Safety
@@ -141,7 +141,7 @@ unsafe fn tile_avxvnni<const MR: usize, const NB: usize, const TAIL: bool>(t: Ti
 #[target_feature(enable = "avx2,avx512vl,avx512vnni")]
 unsafe fn tile_avx512vl<const MR: usize, const NB: usize, const TAIL: bool>(t: Tile<'_>) {
     // SAFETY: as promised by the caller.
-    unsafe { tile::body::<Wide256<Vnni<Evex>>, MR, NB, TAIL>(t) }
+    unsafe { tile::body::<Wide256<Vnni<Evex>>, MR, NB, TAIL, false>(t) }
 }
 
 /// # Safety
@@ -232,6 +232,7 @@ impl Encoding for Vex {
         Kind {
             blocks: 1,
             tail: false,
+            fetch: false,
             widths: &[
                 Width { pixels: 6, run: tile_avxvnni::<6, 1, false> },
                 Width { pixels: 4, run: tile_avxvnni::<4, 1, false> },
@@ -240,6 +241,7 @@ impl Encoding for Vex {
         Kind {
             blocks: 0,
             tail: true,
+            fetch: false,
             widths: &[
                 Width { pixels: 6, run: tile_avxvnni::<6, 0, true> },
                 Width { pixels: 4, run: tile_avxvnni::<4, 0, true> },
@@ -251,6 +253,7 @@ impl Encoding for Vex {
         &Kind {
             blocks: 1,
             tail: false,
+            fetch: false,
             widths: &[
                 Width { pixels: 4, run: grouped_avxvnni::<4, 1> },
                 Width { pixels: 3, run: grouped_avxvnni::<3, 1> },
@@ -259,6 +262,7 @@ impl Encoding for Vex {
         &Kind {
             blocks: 1,
             tail: false,
+            fetch: false,
             widths: &[
                 Width { pixels: 4, run: grouped_avxvnni::<4, 2> },
                 Width { pixels: 3, run: grouped_avxvnni::<3, 2> },
@@ -278,6 +282,7 @@ impl Encoding for Evex {
         Kind {
             blocks: 1,
             tail: false,
+            fetch: false,
             widths: &[
                 Width { pixels: 6, run: tile_avx512vl::<6, 1, false> },
                 Width { pixels: 4, run: tile_avx512vl::<4, 1, false> },
@@ -286,6 +291,7 @@ impl Encoding for Evex {
         Kind {
             blocks: 0,
             tail: true,
+            fetch: false,
             widths: &[
                 Width { pixels: 6, run: tile_avx512vl::<6, 0, true> },
                 Width { pixels: 4, run: tile_avx512vl::<4, 0, true> },
@@ -297,6 +303,7 @@ impl Encoding for Evex {
         &Kind {
             blocks: 1,
             tail: false,
+            fetch: false,
             widths: &[
                 Width { pixels: 4, run: grouped_avx512vl::<4, 1> },
                 Width { pixels: 3, run: grouped_avx512vl::<3, 1> },
@@ -305,6 +312,7 @@ impl Encoding for Evex {
         &Kind {
             blocks: 1,
             tail: false,
+            fetch: false,
             widths: &[
                 Width { pixels: 4, run: grouped_avx512vl::<4, 2> },
                 Width { pixels: 3, run: grouped_avx512vl::<3, 2> },
@@ -331,6 +339,7 @@ impl Dot for Avx2 {
         Kind {
             blocks: 1,
             tail: false,
+            fetch: false,
             widths: &[
                 Width { pixels: 4, run: tile_avx2::<4, 1, false> },
                 Width { pixels: 2, run: tile_avx2::<2, 1, false> },
@@ -339,6 +348,7 @@ impl Dot for Avx2 {
         Kind {
             blocks: 0,
             tail: true,
+            fetch: false,
             widths: &[
                 Width { pixels: 4, run: tile_avx2::<4, 0, true> },
                 Width { pixels: 2, run: tile_avx2::<2, 0, true> },
@@ -350,11 +360,13 @@ impl Dot for Avx2 {
         &Kind {
             blocks: 1,
             tail: false,
+            fetch: false,
             widths: &[Width { pixels: 4, run: grouped_avx2::<4, 1> }, Width { pixels: 3, run: grouped_avx2::<3, 1> }],
         },
         &Kind {
             blocks: 1,
             tail: false,
+            fetch: false,
             widths: &[Width { pixels: 4, run: grouped_avx2::<4, 2> }, Width { pixels: 3, run: grouped_avx2::<3, 2> }],
         },
     ];

@@ -51,9 +51,9 @@ unsafe fn run_pool(call: &mut PoolCall<'_>) {
 /// # Safety
 /// AVX-512 F, BW, VL and VNNI are available and the tile is valid.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-unsafe fn run_tile<const MR: usize, const NB: usize, const TAIL: bool>(t: Tile<'_>) {
+unsafe fn run_tile<const MR: usize, const NB: usize, const TAIL: bool, const FETCH: bool>(t: Tile<'_>) {
     // SAFETY: as promised by the caller.
-    unsafe { tile::body::<Avx512, MR, NB, TAIL>(t) }
+    unsafe { tile::body::<Avx512, MR, NB, TAIL, FETCH>(t) }
 }
 
 /// # Safety
@@ -69,7 +69,12 @@ const fn grouped<const MR: usize, const STRIDE: usize>() -> Width {
 }
 
 const fn width<const MR: usize, const NB: usize, const TAIL: bool>() -> Width {
-    Width { pixels: MR, run: run_tile::<MR, NB, TAIL> }
+    Width { pixels: MR, run: run_tile::<MR, NB, TAIL, false> }
+}
+
+/// A tile that fetches ahead.
+const fn fetching<const MR: usize, const NB: usize>() -> Width {
+    Width { pixels: MR, run: run_tile::<MR, NB, false, true> }
 }
 
 /// Odd lanes, each also in the even lane below.
@@ -123,38 +128,64 @@ impl Simd for Avx512 {
     const UNIT: usize = 8;
     // 32 registers: at most 24 accumulators, next to 3 or 4 of weights and the inputs.
     const KINDS: &'static [Kind] = &[
-        Kind { blocks: 1, tail: true, widths: &[width::<8, 1, true>(), width::<7, 1, true>(), width::<4, 1, true>()] },
+        Kind {
+            blocks: 1,
+            tail: true,
+            fetch: false,
+            widths: &[width::<8, 1, true>(), width::<7, 1, true>(), width::<4, 1, true>()],
+        },
         // 64 channels are a cache line, which is loaded and stored as a whole.
         Kind {
             blocks: 4,
             tail: false,
-            widths: &[width::<6, 4, false>(), width::<5, 4, false>(), width::<4, 4, false>(), width::<3, 4, false>()],
+            fetch: true,
+            widths: &[fetching::<6, 4>(), fetching::<5, 4>(), fetching::<4, 4>(), fetching::<3, 4>()],
         },
         Kind {
             blocks: 3,
             tail: false,
+            fetch: true,
+            widths: &[fetching::<8, 3>(), fetching::<7, 3>(), fetching::<4, 3>()],
+        },
+        Kind {
+            blocks: 3,
+            tail: false,
+            fetch: false,
             widths: &[width::<8, 3, false>(), width::<7, 3, false>(), width::<4, 3, false>()],
         },
         Kind {
             blocks: 2,
             tail: false,
+            fetch: false,
             widths: &[width::<8, 2, false>(), width::<7, 2, false>(), width::<4, 2, false>()],
         },
         Kind {
             blocks: 1,
             tail: false,
+            fetch: false,
             widths: &[width::<16, 1, false>(), width::<8, 1, false>(), width::<7, 1, false>(), width::<4, 1, false>()],
         },
         Kind {
             blocks: 0,
             tail: true,
+            fetch: false,
             widths: &[width::<16, 0, true>(), width::<8, 0, true>(), width::<7, 0, true>(), width::<4, 0, true>()],
         },
     ];
 
     const GROUPED: [&'static Kind; 2] = [
-        &Kind { blocks: 1, tail: false, widths: &[grouped::<8, 1>(), grouped::<7, 1>(), grouped::<4, 1>()] },
-        &Kind { blocks: 1, tail: false, widths: &[grouped::<8, 2>(), grouped::<7, 2>(), grouped::<4, 2>()] },
+        &Kind {
+            blocks: 1,
+            tail: false,
+            fetch: false,
+            widths: &[grouped::<8, 1>(), grouped::<7, 1>(), grouped::<4, 1>()],
+        },
+        &Kind {
+            blocks: 1,
+            tail: false,
+            fetch: false,
+            widths: &[grouped::<8, 2>(), grouped::<7, 2>(), grouped::<4, 2>()],
+        },
     ];
 
     #[inline(always)]

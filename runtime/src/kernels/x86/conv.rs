@@ -2,7 +2,7 @@
 
 use super::grouped;
 use super::params::{Channels, fill_channels};
-use super::plan::{Geometry, Plan, next_kind, pick};
+use super::plan::{Geometry, Plan, Taste, next_kind, pick};
 use super::ring::{Ring, Rows};
 use super::simd::Simd;
 use super::tile::{FETCHED, Kind, MAX_KERNEL, Row, Tile};
@@ -135,6 +135,7 @@ unsafe fn run_checked<S: Simd>(call: &mut ConvCall<'_>, parts: &k8n16::Parts, ri
         shape,
         blocks,
         parts: parts.count,
+        taste: Taste::of(&shape),
         row_steps: k8n16::row_steps(&shape),
         skip_rows: border == [0; 4],
         // Window columns of small pixels do not fall on steps.
@@ -208,13 +209,13 @@ fn reads_in_place<S: Simd>(shape: &ConvShape, border: [u8; 4]) -> bool {
         && usize::from(shape.in_c).is_multiple_of(STEP)
         && (shape.padding == 0
             || border == [0; 4] && shape.padding <= shape.stride && 2 * shape.padding <= shape.kernel)
-        && tiles_fit::<S>(k8n16::Blocks::of(shape.out_c), shape.kernel == 1, shape.out_w())
+        && tiles_fit::<S>(k8n16::Blocks::of(shape.out_c), Taste::of(shape), shape.out_w())
 }
 
 /// Whether tiles for all blocks of channels end where a row of `pixels` does.
-fn tiles_fit<S: Simd>(blocks: k8n16::Blocks, lines: bool, pixels: usize) -> bool {
+fn tiles_fit<S: Simd>(blocks: k8n16::Blocks, taste: Taste, pixels: usize) -> bool {
     let mut done = 0;
-    while let Some(kind) = next_kind::<S>(blocks, done, lines) {
+    while let Some(kind) = next_kind::<S>(blocks, done, taste) {
         let mut left = pixels;
         while left > 0 {
             match left.checked_sub(pick(kind.widths, left).pixels) {
@@ -243,6 +244,7 @@ struct Layer<'a> {
     /// Its blocks.
     blocks: k8n16::Blocks,
     parts: usize,
+    taste: Taste,
     row_steps: usize,
     /// Whether window rows that only read the border can be left out.
     skip_rows: bool,
@@ -298,10 +300,10 @@ impl Layer<'_> {
 
     /// The stripes of a part, in order.
     fn stripes<S: Simd>(&self, part: usize) -> impl Iterator<Item = Stripe> {
-        let (blocks, lines, mut done) = (self.blocks, self.shape.kernel == 1, Some(0));
+        let (blocks, taste, mut done) = (self.blocks, self.taste, Some(0));
         core::iter::from_fn(move || {
             let at = done?;
-            let kind = next_kind::<S>(blocks, at, lines)?;
+            let kind = next_kind::<S>(blocks, at, taste)?;
             done = (!kind.tail).then_some(at + kind.blocks);
             Some(Stripe { part, kind, done: at })
         })

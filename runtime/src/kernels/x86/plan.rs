@@ -76,15 +76,34 @@ impl Plan {
     }
 }
 
-/// The kind of tile for the blocks after the first `done` ones. With `lines`, as of 1x1 convolutions, results are stored
-/// often enough for whole cache lines to pay; otherwise it matters more that weights serve many pixels.
-pub(super) fn next_kind<S: Simd>(blocks: k8n16::Blocks, done: usize, lines: bool) -> Option<&'static Kind> {
+/// What kinds of tiles suit a layer.
+#[derive(Clone, Copy)]
+pub(super) struct Taste {
+    /// Results are stored often enough for whole cache lines to pay, as those of 1x1 convolutions; otherwise it matters more
+    /// that weights serve many pixels.
+    pub(super) lines: bool,
+    /// Weights are so many that they come from afar.
+    pub(super) fetch: bool,
+}
+
+/// Bytes of weights that are not read from the first caches.
+const FAR: usize = 96 << 10;
+
+impl Taste {
+    #[inline(always)]
+    pub(super) fn of(shape: &ConvShape) -> Self {
+        Taste { lines: shape.kernel == 1, fetch: k8n16::part_weights_len(shape) >= FAR }
+    }
+}
+
+/// The kind of tile for the blocks after the first `done` ones.
+pub(super) fn next_kind<S: Simd>(blocks: k8n16::Blocks, done: usize, taste: Taste) -> Option<&'static Kind> {
     let left = blocks.full - done;
     let good = |k: &&Kind| match (k.tail, k.blocks) {
         (true, n) => blocks.tail && n == left,
-        (false, 4) => lines && left > 0 && left.is_multiple_of(4),
+        (false, 4) => taste.lines && left > 0 && left.is_multiple_of(4),
         // Two tiles of two blocks are faster than three and one.
-        (false, 3) => left >= 3 && (left != 4 || blocks.tail),
+        (false, 3) => left >= 3 && (left != 4 || blocks.tail) && (taste.fetch || !k.fetch),
         (false, n) => (1..=left).contains(&n),
     };
     S::KINDS.iter().find(good)

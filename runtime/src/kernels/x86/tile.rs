@@ -8,7 +8,7 @@
 
 use super::params::Channels;
 use super::simd::Simd;
-use super::store::{LINE, finish};
+use super::store::finish;
 use crate::kernels::k8n16::{BLOCK_STEP, TAIL_STEP};
 use crate::op::Limits;
 use core::arch::asm;
@@ -26,6 +26,8 @@ pub(super) struct Kind {
     pub(super) blocks: usize,
     /// Whether the block of 8 channels comes with them.
     pub(super) tail: bool,
+    /// Whether they fetch ahead.
+    pub(super) fetch: bool,
     /// Widest first.
     pub(super) widths: &'static [Width],
 }
@@ -127,16 +129,17 @@ struct Cursor {
     tail_weights: *const u8,
 }
 
-/// Computes a tile.
+/// Computes a tile. With `FETCH` its steps ask for weights and its beginning for outputs that may be far away; what small
+/// networks compute stays in the first caches, where hints would only cost time.
 ///
 /// # Safety
 /// The instruction set of `S` is available and `t` is valid.
 #[inline(always)]
-pub(super) unsafe fn body<S: Simd, const MR: usize, const NB: usize, const TAIL: bool>(t: Tile<'_>) {
+pub(super) unsafe fn body<S: Simd, const MR: usize, const NB: usize, const TAIL: bool, const FETCH: bool>(t: Tile<'_>) {
     // SAFETY: `t` is valid: its channels have NB + TAIL entries, and each loop takes as many steps as it may.
     unsafe {
         let mut acc = start::<S, MR, NB, TAIL>(t);
-        fetch_outputs::<MR, NB>(t);
+        fetch_outputs::<MR, FETCH>(t);
         let (weights, tail_weights) = (t.row.weights, t.row.tail_weights);
         let mut at = Cursor { inputs: [t.row.base; 4], weights, tail_weights, ahead: t.row.ahead };
         for &row in t.row.rows.iter().take(t.row.row_count) {
@@ -144,9 +147,9 @@ pub(super) unsafe fn body<S: Simd, const MR: usize, const NB: usize, const TAIL:
                 // Before the input, if the first pixel's first column is left out.
                 *inputs = opaque(t.row.base.wrapping_add(t.place.start + row + 4 * i * t.row.distance));
             }
-            steps::<S, MR, NB, TAIL, 1, 0>(t, &mut acc, &mut at, t.place.steps[0]);
-            steps::<S, MR, NB, TAIL, 0, 0>(t, &mut acc, &mut at, t.place.steps[1]);
-            steps::<S, MR, NB, TAIL, 0, 1>(t, &mut acc, &mut at, t.place.steps[2]);
+            steps::<S, MR, NB, TAIL, FETCH, 1, 0>(t, &mut acc, &mut at, t.place.steps[0]);
+            steps::<S, MR, NB, TAIL, FETCH, 0, 0>(t, &mut acc, &mut at, t.place.steps[1]);
+            steps::<S, MR, NB, TAIL, FETCH, 0, 1>(t, &mut acc, &mut at, t.place.steps[2]);
             half_step::<S, MR, NB, TAIL>(t, &mut acc, &mut at);
         }
         finish::<S, MR, NB, TAIL>(t, &acc);
@@ -171,16 +174,10 @@ pub(super) unsafe fn start<S: Simd, const MR: usize, const NB: usize, const TAIL
     }
 }
 
-/// Whether a tile is one for large networks, whose weights and residuals come from afar. Small networks stay in the
-/// first caches: hints would only cost them time.
-const fn is_large(blocks: usize) -> bool {
-    blocks == LINE
-}
-
 /// Asks for the cache lines of the tile's outputs, which hold the residual or will be written.
 #[inline(always)]
-fn fetch_outputs<const MR: usize, const NB: usize>(t: Tile<'_>) {
-    if !is_large(NB) {
+fn fetch_outputs<const MR: usize, const FETCH: bool>(t: Tile<'_>) {
+    if !FETCH {
         return;
     }
     for p in 0..MR {
@@ -213,7 +210,15 @@ fn opaque(mut p: *const u8) -> *const u8 {
 
 /// `count` steps of all pixels but the first `FROM` and the last `OMIT` ones.
 #[inline(always)]
-unsafe fn steps<S: Simd, const MR: usize, const NB: usize, const TAIL: bool, const FROM: usize, const OMIT: usize>(
+unsafe fn steps<
+    S: Simd,
+    const MR: usize,
+    const NB: usize,
+    const TAIL: bool,
+    const FETCH: bool,
+    const FROM: usize,
+    const OMIT: usize,
+>(
     t: Tile<'_>,
     acc: &mut Accumulators<S, MR, NB>,
     at: &mut Cursor,
@@ -225,6 +230,10 @@ unsafe fn steps<S: Simd, const MR: usize, const NB: usize, const TAIL: bool, con
             dot_blocks::<S, MR, NB, FROM, OMIT, 0>(t, acc, at);
             dot_blocks::<S, MR, NB, FROM, OMIT, 1>(t, acc, at);
             finish_step::<S, MR, NB, TAIL, FROM, OMIT>(t, acc, at);
+            if FETCH {
+                hint::<_MM_HINT_T1>(at.ahead);
+                at.ahead = at.ahead.wrapping_add(FETCHED);
+            }
         }
     }
 }
@@ -300,10 +309,6 @@ unsafe fn finish_step<
     // SAFETY: see `steps`.
     unsafe {
         at.weights = at.weights.add(if NB > 0 { BLOCK_STEP } else { 0 });
-        if is_large(NB) {
-            hint::<_MM_HINT_T1>(at.ahead);
-            at.ahead = at.ahead.wrapping_add(FETCHED);
-        }
         if TAIL {
             let w = S::weights(at.tail_weights);
             for p in FROM..MR - OMIT {
