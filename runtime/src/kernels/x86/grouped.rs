@@ -220,18 +220,21 @@ unsafe fn columns<S: Simd, const MR: usize, const STRIDE: usize>(
         for k in 1..KERNEL {
             w[k] = S::weights(weights.add(k * Grouped::STEP));
         }
-        for column in 0..(WIDEST - 1) * STRIDE + KERNEL {
-            if column >= (MR - 1) * STRIDE + KERNEL {
-                break;
-            }
-            let x = S::pick(from, lanes);
-            for k in 0..KERNEL {
-                if column >= k && (column - k) % STRIDE == 0 && (column - k) / STRIDE < MR {
-                    let p = (column - k) / STRIDE;
-                    acc.blocks[p][0] = S::dot_picked(acc.blocks[p][0], x, w[k]);
+        // A column or two at a time: loops this small are what unrolls.
+        for first in 0..MR + 2 {
+            for s in 0..STRIDE {
+                let column = first * STRIDE + s;
+                if column < (MR - 1) * STRIDE + KERNEL {
+                    let x = S::pick(from, lanes);
+                    for k in 0..KERNEL {
+                        if column >= k && (column - k) % STRIDE == 0 && (column - k) / STRIDE < MR {
+                            let p = (column - k) / STRIDE;
+                            acc.blocks[p][0] = S::dot_picked(acc.blocks[p][0], x, w[k]);
+                        }
+                    }
+                    from = from.add(pixel);
                 }
             }
-            from = from.add(pixel);
         }
     }
 }
