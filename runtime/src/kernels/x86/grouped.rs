@@ -227,7 +227,7 @@ unsafe fn columns<S: Simd, const MR: usize, const STRIDE: usize>(
                 if column < (MR - 1) * STRIDE + KERNEL {
                     let x = S::pick(from, lanes);
                     for k in 0..KERNEL {
-                        if column >= k && (column - k) % STRIDE == 0 && (column - k) / STRIDE < MR {
+                        if column >= k && (column - k).is_multiple_of(STRIDE) && (column - k) / STRIDE < MR {
                             let p = (column - k) / STRIDE;
                             acc.blocks[p][0] = S::dot_picked(acc.blocks[p][0], x, w[k]);
                         }
