@@ -152,6 +152,7 @@ fn time_conv(backend: &Backend, layer: &Layer) -> f64 {
     time(|| {
         let mut call = ConvCall {
             conv: black_box(&conv),
+            rows: 0..shape.out_h(),
             input: &input,
             weights: &weights,
             params: &params,

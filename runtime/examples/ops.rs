@@ -3,14 +3,14 @@
 //! `cargo run --release --example ops --features std -- FILE.ride [part of a kernel's name] [--sum]`
 //!
 //! The environment variable `QUANTILE` asks for another quantile than the median, as for the example `layers`; `PASSES`
-//! says how often the network runs (default 30). `--sum` adds up operations of the same shape.
+//! says how often the network runs (default 30), `THREADS` how many threads share its operations (default 1). `--sum` adds up operations of the same shape.
 
 use ride_runtime::exec::{Output, Probe};
 use ride_runtime::format::ARENA_ALIGN;
 use ride_runtime::kernels::{self, BACKENDS, Backend};
 use ride_runtime::model::PartId;
 use ride_runtime::op::{Op, Step};
-use ride_runtime::{Model, Policy, Session};
+use ride_runtime::{Model, Policy, Session, Team};
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::time::Instant;
@@ -96,8 +96,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let backend = backend(model, words.get(1).map(String::as_str)).ok_or("no such kernel for this artifact")?;
     let mut memory = vec![0; model.arena_len() + ARENA_ALIGN];
     let start = memory.as_ptr().addr().next_multiple_of(ARENA_ALIGN) - memory.as_ptr().addr();
-    let mut session = Session::with_backend(model, &mut memory[start..], backend)?;
-    let image: Vec<u8> = (0..model.input_len()).map(|i| (i * 2_654_435_761 >> 13) as u8).collect();
+    let team = Team::new(setting("THREADS", 1.0) as usize)?;
+    let mut session = Session::with_backend(model, &mut memory[start..], backend)?.with_team(&team);
+    let image: Vec<u8> = (0..model.input_len()).map(|i| ((i * 2_654_435_761) >> 13) as u8).collect();
     let passes = (setting("PASSES", 30.0) as usize).max(1);
 
     session.classify(&image, Policy::All)?;

@@ -7,6 +7,7 @@ use crate::format::f32_at;
 use crate::kernels::{Backend, ConvCall, DenseCall, MaxPoolCall, PoolCall, ShortcutCall};
 use crate::model::{Model, Part, PartId, router_scratch};
 use crate::op::{Assignment, Op, Router, Rule, Source, Step};
+use crate::team::{self, Team};
 use core::ops::Range;
 
 /// Watches execution. All methods do nothing by default and cost nothing when unused: the executor is compiled for
@@ -64,6 +65,8 @@ pub(crate) struct Context<'m, 'i> {
     pub(crate) model: Model<'m>,
     pub(crate) backend: &'static Backend,
     pub(crate) image: &'i [u8],
+    /// Threads that share operations.
+    pub(crate) team: Option<&'i Team>,
 }
 
 /// Runs all operations of `part`.
@@ -119,8 +122,9 @@ fn run_step(cx: Context<'_, '_>, part: &Part<'_>, step: &Step, arena: &mut [u8])
             }
         }
         Op::Conv(conv) => {
-            let mut call = ConvCall {
+            let call = ConvCall {
                 conv,
+                rows: 0..conv.shape.out_h(),
                 input: if conv.source == Source::Image { cx.image } else { s.in_hi },
                 weights: part.constants(conv.weights),
                 params: part.constants(conv.params),
@@ -129,7 +133,7 @@ fn run_step(cx: Context<'_, '_>, part: &Part<'_>, step: &Step, arena: &mut [u8])
                 scratch: s.scratch,
             };
             // SAFETY: a session holds a backend only if `Isa::available` said yes.
-            unsafe { (backend.conv.run)(&mut call) }
+            unsafe { team::convolve(cx.team, backend, call) }
         }
         Op::Shortcut(shortcut) => {
             let mut call =
@@ -138,10 +142,17 @@ fn run_step(cx: Context<'_, '_>, part: &Part<'_>, step: &Step, arena: &mut [u8])
             unsafe { (backend.shortcut)(&mut call) }
         }
         Op::MaxPool(pool) => {
-            let mut call =
-                MaxPoolCall { pool, in_hi: s.in_hi, in_lo: s.in_lo, out_hi: s.out_hi, out_lo: s.out_lo, flip };
+            let call = MaxPoolCall {
+                pool,
+                rows: 0..pool.out_h(),
+                in_hi: s.in_hi,
+                in_lo: s.in_lo,
+                out_hi: s.out_hi,
+                out_lo: s.out_lo,
+                flip,
+            };
             // SAFETY: a session holds a backend only if `Isa::available` said yes.
-            unsafe { (backend.max_pool)(&mut call) }
+            unsafe { team::max_pool(cx.team, backend, call) }
         }
         Op::Pool(pool) => {
             let mut call = PoolCall { pool, in_hi: s.in_hi, in_lo: s.in_lo, out: s.out_hi, flip };

@@ -6,6 +6,7 @@ use crate::format::ARENA_ALIGN;
 use crate::kernels::{self, Backend};
 use crate::model::{Model, PartId};
 use crate::op::Op;
+use crate::team::Team;
 
 /// How many experts a sample gets.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -50,6 +51,8 @@ pub struct Session<'m, 'a> {
     arena: &'a mut [u8],
     /// Experts that have run for the current sample; `None` before the stem.
     experts: Option<usize>,
+    /// Threads that share operations.
+    pub(crate) team: Option<&'a Team>,
 }
 
 impl<'m, 'a> Session<'m, 'a> {
@@ -83,7 +86,7 @@ impl<'m, 'a> Session<'m, 'a> {
             return Err(Error::ArtifactMisaligned { needed: align });
         }
         check_scratch(model, backend)?;
-        Ok(Session { model, backend, arena, experts: None })
+        Ok(Session { model, backend, arena, experts: None, team: None })
     }
 
     /// The model.
@@ -222,8 +225,11 @@ impl<'m, 'a> Session<'m, 'a> {
         Ok((score, proceed))
     }
 
-    fn context<'i>(&self, image: &'i [u8]) -> Context<'m, 'i> {
-        Context { model: self.model, backend: self.backend, image }
+    fn context<'i>(&self, image: &'i [u8]) -> Context<'m, 'i>
+    where
+        'a: 'i,
+    {
+        Context { model: self.model, backend: self.backend, image, team: self.team }
     }
 }
 

@@ -1,47 +1,22 @@
 #!/usr/bin/env bash
-# The runtime on emulated Arm processors: kernels against the oracle on plain NEON, dot products, matrix products and
-# 32-bit Arm; the whole network's golden vectors on every backend; budgets of instructions.
+# Everything that runs on emulated Arm processors: Linux programs on Cortex-A, then boards with Cortex-M.
 #
-#   tests/arm/run.sh        # about four minutes; sets the machine up first (see setup.sh)
+#   tests/arm/run.sh        # about fifteen minutes on two cores; sets the machine up first (see setup.sh)
 #
 # Skipped, with the reason, where setup.sh says that the machine cannot be set up.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 rc=0
-tests/arm/setup.sh aarch64-unknown-linux-gnu armv7-unknown-linux-gnueabihf || rc=$?
+tests/arm/setup.sh || rc=$?
 if [ $rc = 3 ]; then
     echo "skipped: tests on emulated Arm (the reason is above)"
     exit 0
 fi
 [ $rc = 0 ] || exit $rc
-host_target=${CARGO_TARGET_DIR:-target}
-artifact=$(mktemp --suffix=.ride)
-trap 'rm -f "$artifact"' EXIT
-model=examples/models/ride-resnet32-cifar100lt
-cargo run --release --locked -q -p ride-compiler -- build "$model" --calibration "$model/calibration.json" --target aarch64 -o "$artifact"
-
-. tests/arm/cross.sh
-export CARGO_TARGET_DIR=$host_target/arm
-a64=aarch64-unknown-linux-gnu
-for cpu in cortex-a53 cortex-a76 max,sve=off; do
-    printf '\n== kernels on %s\n' "$cpu"
-    QEMU_CPU=$cpu cargo test --release --locked -q -p ride-runtime --features std --target $a64 --test kernels
+cargo build --release --locked -p ride-compiler
+RIDE_COMPILE=$(realpath "${CARGO_TARGET_DIR:-target}/release/ride-compile")
+export RIDE_COMPILE
+for step in linux boards firmware firmware-c; do
+    printf '\n== emulated Arm: %s\n' $step
+    tests/arm/$step.sh
 done
-printf '\n== kernels on 32-bit Arm\n'
-cargo test --release --locked -q -p ride-runtime --features std --target armv7-unknown-linux-gnueabihf --test kernels
-
-cargo build --release --locked -q -p ride-runtime --features std --target $a64 --example replay
-# budget CPU KERNEL LIMIT: instructions of one image with all experts; the limit counts units of 10,000.
-budget() {
-    local out insns
-    out=$(env -i qemu-aarch64 -cpu "$1" -L /usr/aarch64-linux-gnu -plugin "$ICOUNT_PLUGIN" \
-        "$CARGO_TARGET_DIR/$a64/release/examples/replay" "$artifact" "$2" 2>&1) || { echo "$out" >&2; exit 1; }
-    insns=$(sed -n 's/^icount region=0 insns=\([0-9]*\).*/\1/p' <<<"$out")
-    printf '%-14s %-10s %5s.%02s M instructions of at most %s.%02d M\n' "$1" "$2" $((insns / 1000000)) \
-        "$(printf %02d $((insns / 10000 % 100)))" $(($3 / 100)) $(($3 % 100))
-    [ "$insns" -le $(($3 * 10000)) ] || { echo "$2 takes more instructions than its budget" >&2; exit 1; }
-}
-printf '\n== whole network: golden vectors and instructions\n'
-budget cortex-a53 neon 1790
-budget cortex-a76 dotprod 1090
-budget max,sve=off i8mm 880

@@ -16,6 +16,7 @@ pub mod scalar;
 pub mod x86;
 
 use crate::op::{Conv, ConvShape, Dense, Layout, MaxPool, Pool, Shortcut};
+use core::ops::Range;
 
 /// Instruction sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,20 +97,22 @@ impl Isa {
     }
 }
 
-/// Everything a convolution touches.
+/// Everything that some output rows of a convolution touch.
 #[derive(Debug)]
 pub struct ConvCall<'a> {
     /// The operation.
     pub conv: &'a Conv,
+    /// Output rows to compute: `0..out_h`, or fewer for a kernel with [`ConvKernel::splits`].
+    pub rows: Range<usize>,
     /// Input plane (or image), `in_h × in_w × in_c` bytes.
     pub input: &'a [u8],
     /// Packed weights.
     pub weights: &'a [u8],
     /// Bias, multiplier and right shift arrays, see [`Params`].
     pub params: &'a [u8],
-    /// High (or only) plane of the output, `out_h × out_w × out_c` bytes; holds the residual if `accumulate`.
+    /// High (or only) plane of these rows of the output, `rows × out_w × out_c` bytes; holds the residual if `accumulate`.
     pub out_hi: &'a mut [u8],
-    /// Low plane of a wide output, else empty.
+    /// Low plane of these rows of a wide output, else empty.
     pub out_lo: &'a mut [u8],
     /// At least [`ConvKernel::scratch_len`] bytes.
     pub scratch: &'a mut [u8],
@@ -122,6 +125,18 @@ impl ConvCall<'_> {
             crate::op::Source::Image => 0x80,
             crate::op::Source::Arena(_) => self.conv.layout.plane_flip(),
         }
+    }
+
+    /// Whether all output rows are to be computed.
+    pub fn is_whole(&self) -> bool {
+        self.rows == (0..self.conv.shape.out_h())
+    }
+
+    /// Bytes of an output plane of the rows to compute; `None` if there are no such rows.
+    pub fn output_len(&self) -> Option<usize> {
+        let shape = &self.conv.shape;
+        let inside = self.rows.start < self.rows.end && self.rows.end <= shape.out_h();
+        inside.then(|| self.rows.len() * shape.out_w() * usize::from(shape.out_c))
     }
 
     /// The parameter arrays.
@@ -170,6 +185,11 @@ impl<'a> Params<'a> {
     pub fn multiplier(&self, c: usize) -> i32 {
         crate::format::u32_at(self.multiplier, 4 * c) as i32
     }
+
+    /// Right shift of channel `c`; the largest one, which leaves nothing, where there is no such channel.
+    pub fn right_shift(&self, c: usize) -> u8 {
+        self.right_shift.get(c).map_or(crate::arith::MAX_RIGHT_SHIFT, |&r| r)
+    }
 }
 
 /// Everything a shortcut touches; all planes are full tensors.
@@ -189,18 +209,20 @@ pub struct ShortcutCall<'a> {
     pub flip: u8,
 }
 
-/// Everything a max pooling touches; all planes are full tensors.
+/// Everything that some output rows of a max pooling touch; input planes are full tensors.
 #[derive(Debug)]
 pub struct MaxPoolCall<'a> {
     /// The operation.
     pub pool: &'a MaxPool,
+    /// Output rows to compute.
+    pub rows: Range<usize>,
     /// High (or only) input plane.
     pub in_hi: &'a [u8],
     /// Low input plane of a wide activation, else empty.
     pub in_lo: &'a [u8],
-    /// High (or only) output plane.
+    /// High (or only) plane of these rows of the output.
     pub out_hi: &'a mut [u8],
-    /// Low output plane of a wide activation, else empty.
+    /// Low plane of these rows of a wide activation, else empty.
     pub out_lo: &'a mut [u8],
     /// [`Layout::plane_flip`] of the high (or only) planes.
     pub flip: u8,
@@ -263,6 +285,9 @@ pub struct ConvKernel {
     pub tile: (usize, usize),
     /// Bytes of scratch memory that a shape needs.
     pub scratch_len: fn(&ConvShape) -> usize,
+    /// Whether it computes some of the output rows where a call asks for no more, so that threads can share a layer;
+    /// otherwise calls ask for all of them.
+    pub splits: bool,
     /// Runs it.
     ///
     /// # Safety

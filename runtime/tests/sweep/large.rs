@@ -1,8 +1,9 @@
 //! What networks of the ImageNet family have: groups, large windows, projections, max pooling.
 
+use alloc::vec;
 use alloc::vec::Vec;
 
-use super::{Guarded, Sweep, flipped, shape};
+use super::{Guarded, Sweep, cuts, flipped, shape};
 use ride_runtime::kernels::MaxPoolCall;
 use ride_runtime::op::{ConvShape, MaxPool, Planes};
 
@@ -74,21 +75,30 @@ impl Sweep {
                     let want = max_pool_as_defined(&pool, &hi, &lo);
                     for backend in *backends {
                         let flip = backend.layout.plane_flip();
-                        let mut out_hi = Guarded::new(r.bytes(pool.output_len()), r);
-                        let mut out_lo = Guarded::new(r.bytes(if wide { pool.output_len() } else { 0 }), r);
-                        let mut call = MaxPoolCall {
-                            pool: &pool,
-                            flip,
-                            in_hi: &flipped(&hi, flip),
-                            in_lo: &lo,
-                            out_hi: out_hi.inside(),
-                            out_lo: out_lo.inside(),
-                        };
-                        // SAFETY: `backends` only gives backends that are available.
-                        unsafe { (backend.max_pool)(&mut call) };
-                        assert!(out_hi.intact() && out_lo.intact());
-                        let got = (flipped(out_hi.inside(), flip), out_lo.inside().to_vec());
-                        assert_eq!(got, want, "{} {pool:?}", backend.conv.name);
+                        let row = pool.out_w() * usize::from(channels);
+                        for cuts in cuts(pool.out_h(), true, r) {
+                            let mut got = (vec![], vec![]);
+                            for rows in cuts.windows(2).map(|c| c[0]..c[1]) {
+                                let len = rows.len() * row;
+                                let mut out_hi = Guarded::new(r.bytes(len), r);
+                                let mut out_lo = Guarded::new(r.bytes(if wide { len } else { 0 }), r);
+                                let mut call = MaxPoolCall {
+                                    pool: &pool,
+                                    rows,
+                                    flip,
+                                    in_hi: &flipped(&hi, flip),
+                                    in_lo: &lo,
+                                    out_hi: out_hi.inside(),
+                                    out_lo: out_lo.inside(),
+                                };
+                                // SAFETY: `backends` only gives backends that are available.
+                                unsafe { (backend.max_pool)(&mut call) };
+                                assert!(out_hi.intact() && out_lo.intact());
+                                got.0.extend(flipped(out_hi.inside(), flip));
+                                got.1.extend_from_slice(out_lo.inside());
+                            }
+                            assert_eq!(got, want, "{} {pool:?} rows {cuts:?}", backend.conv.name);
+                        }
                     }
                 }
             }

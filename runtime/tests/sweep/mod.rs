@@ -214,36 +214,51 @@ impl Case {
         out
     }
 
-    /// Runs `backend` on exact slices between guards; gives the outputs, or what is wrong.
-    fn run(&self, backend: &Backend, r: &mut Random) -> Result<Vec<i16>, String> {
+    /// Runs `backend` on exact slices between guards, once for the rows from each of `cuts` to the next; gives the outputs,
+    /// or what is wrong.
+    fn run(&self, backend: &Backend, cuts: &[usize], r: &mut Random) -> Result<Vec<i16>, String> {
         let conv = Conv { layout: backend.layout, ..self.conv };
         let plane_flip = backend.layout.plane_flip();
         let flip = if conv.source == Source::Image { 0x80 } else { plane_flip };
         let input: Vec<u8> = self.input.iter().map(|&v| v as u8 ^ flip).collect();
         let planes = self.before.iter().map(|v| v.to_le_bytes());
-        let (hi, lo): (Vec<u8>, Vec<u8>) =
+        let (mut hi, mut lo): (Vec<u8>, Vec<u8>) =
             planes.map(|[lo, hi]| if self.wide { (hi ^ plane_flip, lo) } else { (lo ^ plane_flip, 0) }).unzip();
-        let mut hi = Guarded::new(hi, r);
-        let mut lo = Guarded::new(if self.wide { lo } else { Vec::new() }, r);
-        let scratch = r.bytes((backend.conv.scratch_len)(&conv.shape));
-        let mut scratch = Guarded::new(scratch, r);
-        let mut call = ConvCall {
-            conv: &conv,
-            input: &input,
-            weights: &self.packed_weights(backend.layout),
-            params: &self.packed_params(backend.layout, r),
-            out_hi: hi.inside(),
-            out_lo: lo.inside(),
-            scratch: scratch.inside(),
-        };
-        // SAFETY: `backends` only gives backends that are available.
-        unsafe { (backend.conv.run)(&mut call) };
-        if !(hi.intact() && lo.intact() && scratch.intact()) {
-            return Err("bytes beyond a slice were written".into());
+        if !self.wide {
+            lo.clear();
         }
-        let hi = hi.inside().iter().map(|&h| h ^ plane_flip);
+        let weights = self.packed_weights(backend.layout);
+        let params = self.packed_params(backend.layout, r);
+        let row = conv.shape.out_w() * usize::from(conv.shape.out_c);
+        for rows in cuts.windows(2).map(|c| c[0]..c[1]) {
+            let bytes = rows.start * row..rows.end * row;
+            let mut some_hi = Guarded::new(hi[bytes.clone()].to_vec(), r);
+            let mut some_lo = Guarded::new(lo.get(bytes.clone()).unwrap_or_default().to_vec(), r);
+            let scratch = r.bytes((backend.conv.scratch_len)(&conv.shape));
+            let mut scratch = Guarded::new(scratch, r);
+            let mut call = ConvCall {
+                conv: &conv,
+                rows,
+                input: &input,
+                weights: &weights,
+                params: &params,
+                out_hi: some_hi.inside(),
+                out_lo: some_lo.inside(),
+                scratch: scratch.inside(),
+            };
+            // SAFETY: `backends` only gives backends that are available.
+            unsafe { (backend.conv.run)(&mut call) };
+            if !(some_hi.intact() && some_lo.intact() && scratch.intact()) {
+                return Err("bytes beyond a slice were written".into());
+            }
+            hi[bytes.clone()].copy_from_slice(some_hi.inside());
+            if self.wide {
+                lo[bytes].copy_from_slice(some_lo.inside());
+            }
+        }
+        let hi = hi.iter().map(|&h| h ^ plane_flip);
         Ok(match self.wide {
-            true => hi.zip(lo.inside()).map(|(h, &mut l)| i16::from_le_bytes([l, h])).collect(),
+            true => hi.zip(&lo).map(|(h, &l)| i16::from_le_bytes([l, h])).collect(),
             false => hi.map(|h| i16::from(h as i8)).collect(),
         })
     }
@@ -252,13 +267,28 @@ impl Case {
         let expected = self.expected();
         for backend in backends {
             let name = backend.conv.name;
-            let at = format!("{name} {:?} wide {} {:?} {:?}", self.conv, self.wide, self.conv.limits, self.values);
-            let got = self.run(backend, r).unwrap_or_else(|e| panic!("{at}: {e}"));
-            if let Some(i) = (0..got.len()).find(|&i| got[i] != expected[i]) {
-                panic!("{at}: output {i} is {}, the law says {}", got[i], expected[i]);
+            for cuts in cuts(self.conv.shape.out_h(), backend.conv.splits, r) {
+                let (conv, limits) = (&self.conv, self.conv.limits);
+                let at = format!("{name} {conv:?} wide {} {limits:?} {:?} rows {cuts:?}", self.wide, self.values);
+                let got = self.run(backend, &cuts, r).unwrap_or_else(|e| panic!("{at}: {e}"));
+                if let Some(i) = (0..got.len()).find(|&i| got[i] != expected[i]) {
+                    panic!("{at}: output {i} is {}, the law says {}", got[i], expected[i]);
+                }
             }
         }
     }
+}
+
+/// Where to cut `rows` rows: nowhere, and for a kernel that splits, in up to three places as well.
+fn cuts(rows: usize, splits: bool, r: &mut Random) -> Vec<Vec<usize>> {
+    let mut all = vec![vec![0, rows]];
+    if splits && rows > 1 {
+        let mut some: Vec<usize> = [0, rows].into_iter().chain((0..3).map(|_| 1 + r.below(rows - 1))).collect();
+        some.sort_unstable();
+        some.dedup();
+        all.push(some);
+    }
+    all
 }
 
 fn limits(wide: bool, r: &mut Random) -> Limits {

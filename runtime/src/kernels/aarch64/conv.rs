@@ -14,12 +14,11 @@ use core::ptr;
 #[inline(always)]
 fn is_complete(call: &ConvCall<'_>) -> bool {
     let shape = &call.conv.shape;
-    let outputs = shape.output_len();
+    let Some(outputs) = call.output_len() else { return false };
     (1..=MAX_KERNEL).contains(&usize::from(shape.kernel))
         && shape.padding < shape.kernel
         && shape.in_c > 0
         && shape.groups == 1
-        && outputs > 0
         && call.input.len() >= shape.input_len()
         && call.weights.len() >= k8n4::weights_len(shape)
         && call.params.len() >= params_len(shape, Layout::K8N4)
@@ -68,7 +67,7 @@ pub(super) unsafe fn run_winograd(call: &mut ConvCall<'_>) -> bool {
     let Some(plan) = Plan::new(&shape) else { return false };
     let exact = conv.acc_bits <= winograd_plan::ACC_BITS
         && call.channel_params().right_shift.iter().all(|&r| r >= winograd_plan::MIN_SHIFT);
-    if !exact || !is_complete(call) {
+    if !exact || !call.is_whole() || !is_complete(call) {
         return false;
     }
     let channels = k8n4::channels(shape.out_c);
@@ -132,8 +131,8 @@ unsafe fn run_checked<U: Unit>(call: &mut ConvCall<'_>, pre_shift: u8) {
     };
     let out_w = shape.out_w();
     let mut filled = isize::MIN;
-    let mut top = -isize::from(shape.padding as i8);
-    for y in 0..shape.out_h() {
+    let mut top = (call.rows.start * usize::from(shape.stride)) as isize - isize::from(shape.padding as i8);
+    for y in 0..call.rows.len() {
         let bottom = top + isize::from(shape.kernel as i8);
         for input in top.max(filled)..bottom {
             ring.fill_row(slots, &rows, input);

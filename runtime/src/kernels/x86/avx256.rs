@@ -53,7 +53,7 @@ pub(super) struct Evex;
 pub(super) struct Avx2;
 
 const fn kernel<D: Dot>(name: &'static str, pixels: usize, run: unsafe fn(&mut ConvCall<'_>)) -> ConvKernel {
-    ConvKernel { name, tile: (pixels, 16), scratch_len: conv::scratch_len::<Wide256<D>>, run }
+    ConvKernel { name, tile: (pixels, 16), scratch_len: conv::scratch_len::<Wide256<D>>, splits: true, run }
 }
 
 pub(in crate::kernels) const AVX2: Backend = Backend {

@@ -18,6 +18,7 @@ pub(in crate::kernels) const BACKEND: Backend = Backend {
         name: "qs8_conv_16x16_k8n16_avx512vnni",
         tile: (16, 16),
         scratch_len: conv::scratch_len::<Avx512>,
+        splits: true,
         run,
     },
     shortcut: run_shortcut,

@@ -61,13 +61,12 @@ fn needed<S: Simd>(parts: &k8n16::Parts, ring: &Ring) -> usize {
 #[inline(always)]
 pub(super) fn is_complete(call: &ConvCall<'_>, scratch: usize) -> bool {
     let shape = &call.conv.shape;
-    let outputs = shape.output_len();
+    let Some(outputs) = call.output_len() else { return false };
     (1..=MAX_KERNEL).contains(&usize::from(shape.kernel))
         && shape.padding < shape.kernel
         && shape.in_c > 0
         && shape.in_c.is_multiple_of(shape.groups)
         && shape.out_c.is_multiple_of(shape.groups)
-        && outputs > 0
         && call.input.len() >= shape.input_len()
         && call.weights.len() >= k8n16::weights_len(shape)
         && call.params.len() >= params_len(shape, Layout::K8N16)
@@ -115,10 +114,11 @@ pub(super) unsafe fn run<S: Simd>(call: &mut ConvCall<'_>) {
 unsafe fn run_checked<S: Simd>(call: &mut ConvCall<'_>, parts: &k8n16::Parts, ring: Ring, pre_shift: u8) {
     let conv = call.conv;
     let border = conv.border.map(|b| b ^ 0x80);
+    let (shape, rows, input) = piece(parts.shape, call);
     // The columns of a part's window do not follow each other in the input.
-    let (long, connected) = (long_rows(parts.shape), parts.count == 1 || parts.shape.kernel == 1);
+    let (long, connected) = (long_rows(shape), parts.count == 1 || shape.kernel == 1);
     let in_place = connected && reads_in_place::<S>(&long, border);
-    let shape = if in_place { long } else { parts.shape };
+    let (shape, rows) = if in_place && is_pointwise(&shape) { (long, 0..long.out_h()) } else { (shape, rows) };
     let blocks = k8n16::Blocks::of(shape.out_c);
     let params = Params::new(call.params, parts.count * blocks.channels());
 
@@ -144,6 +144,7 @@ unsafe fn run_checked<S: Simd>(call: &mut ConvCall<'_>, parts: &k8n16::Parts, ri
         input_pixel: pixel,
         out_pixel: usize::from(conv.shape.out_c),
         out_w: shape.out_w(),
+        rows,
         steps: k8n16::steps(&shape),
         part_weights: k8n16::part_weights_len(&shape),
         weights: call.weights,
@@ -178,22 +179,41 @@ unsafe fn run_checked<S: Simd>(call: &mut ConvCall<'_>, parts: &k8n16::Parts, ri
     // SAFETY: the instruction set is there, and all slices have been checked against the shape.
     unsafe {
         if in_place {
-            layer.run_in_place::<S>(&mut row, call.input);
+            layer.run_in_place::<S>(&mut row, input);
         } else {
-            layer.run_with_ring::<S>(&mut row, &ring, slots, call.input, border);
+            layer.run_with_ring::<S>(&mut row, &ring, slots, input, border);
         }
     }
+}
+
+/// Whether every window is a single pixel of the same number.
+#[inline(always)]
+fn is_pointwise(shape: &ConvShape) -> bool {
+    shape.kernel == 1 && shape.stride == 1 && shape.padding == 0
 }
 
 /// The same convolution on fewer and longer rows, which tiles fill better, where rows do not matter.
 #[inline(always)]
 fn long_rows(shape: ConvShape) -> ConvShape {
-    if shape.kernel != 1 || shape.stride != 1 || shape.padding != 0 {
+    if !is_pointwise(&shape) {
         return shape;
     }
     let longest = (LONG_ROW / usize::from(shape.in_w).max(1)) as u16;
     let rows = (1..=longest.min(shape.in_h)).rev().find(|&n| shape.in_h.is_multiple_of(n)).unwrap_or(1);
     ConvShape { in_h: shape.in_h / rows, in_w: shape.in_w * rows, ..shape }
+}
+
+/// The convolution that computes the call's rows, those of its rows, and its input: of windows that see a single input
+/// row, rows are convolutions of their own.
+#[inline(always)]
+fn piece<'a>(shape: ConvShape, call: &ConvCall<'a>) -> (ConvShape, Range<usize>, &'a [u8]) {
+    let rows = call.rows.clone();
+    if !is_pointwise(&shape) {
+        return (shape, rows, call.input);
+    }
+    let input_row = usize::from(shape.in_w) * usize::from(call.conv.shape.in_c);
+    let input = &call.input[rows.start * input_row..rows.end * input_row];
+    (ConvShape { in_h: rows.len() as u16, ..shape }, 0..rows.len(), input)
 }
 
 /// Whether tiles can read their windows from the input: pixels lie there as steps, and nothing outside of it is read.
@@ -258,13 +278,15 @@ struct Layer<'a> {
     out_pixel: usize,
     /// Output columns.
     out_w: usize,
+    /// Output rows to compute; the planes hold these only.
+    rows: Range<usize>,
     /// Steps of the whole window.
     steps: usize,
     /// Bytes of a part's weights.
     part_weights: usize,
     weights: &'a [u8],
     channels: &'a [Channels],
-    /// The output's planes; the second one is null for a narrow output.
+    /// Planes of the output rows; the second one is null for a narrow output.
     out: [*mut u8; 2],
 }
 
@@ -316,7 +338,7 @@ impl Layer<'_> {
     #[inline(always)]
     unsafe fn run_in_place<S: Simd>(&self, row: &mut Row, input: &[u8]) {
         let mut plan = Plan::new();
-        let (out_h, input_row) = (self.shape.out_h(), usize::from(self.shape.in_w) * self.input_pixel);
+        let input_row = usize::from(self.shape.in_w) * self.input_pixel;
         let planes = if self.out[1].is_null() { 1 } else { 2 };
         let bytes = input_row * usize::from(self.shape.stride) + self.out_w * self.out_pixel * planes;
         let near = match self.weights.len() {
@@ -325,15 +347,15 @@ impl Layer<'_> {
             _ => NEAR,
         };
         // Groups of the same size, as far as possible.
-        let group = out_h.div_ceil(out_h.div_ceil((near / bytes).max(1)));
+        let group = self.rows.len().div_ceil(self.rows.len().div_ceil((near / bytes).max(1)).max(1)).max(1);
         let padding = usize::from(self.shape.padding) * self.input_pixel;
-        for first in (0..out_h).step_by(group) {
+        for first in self.rows.clone().step_by(group) {
             for part in 0..self.parts {
                 // Before the input, where the first column of the window is padding, which is left out.
                 row.base = input.as_ptr().wrapping_add(part * usize::from(self.shape.in_c)).wrapping_sub(padding);
                 for stripe in self.stripes::<S>(part) {
                     let mut fetch = Fetch::behind(self, stripe);
-                    for y in first..out_h.min(first + group) {
+                    for y in first..self.rows.end.min(first + group) {
                         let (window, skipped) = self.window(y);
                         row.row_count = window.len();
                         for (to, line) in row.rows.iter_mut().zip(window) {
@@ -365,7 +387,7 @@ impl Layer<'_> {
             let rows = Rows { input: &input[part * usize::from(self.shape.in_c)..], border };
             ring.fill_border(slots, &rows);
             let mut filled = isize::MIN;
-            for y in 0..self.shape.out_h() {
+            for y in self.rows.clone() {
                 let (window, skipped) = self.window(y);
                 row.row_count = window.len();
                 let mut slot = ring.slot(window.start);
@@ -410,7 +432,7 @@ impl Layer<'_> {
         row.tail_weights = weights.wrapping_add(full + skipped * k8n16::TAIL_STEP);
         row.channels = self.channels[part * entries(self.blocks) + done..].as_ptr();
         row.left = usize::from(self.shape.out_c) - 16 * done;
-        let at = y * self.out_w * self.out_pixel + part * usize::from(self.shape.out_c) + 16 * done;
+        let at = (y - self.rows.start) * self.out_w * self.out_pixel + part * usize::from(self.shape.out_c) + 16 * done;
         let [hi, lo] = self.out;
         row.hi = hi.wrapping_add(at);
         row.lo = if lo.is_null() { lo } else { lo.wrapping_add(at) };

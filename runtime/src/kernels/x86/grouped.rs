@@ -17,6 +17,7 @@ use super::tile::{Accumulators, MAX_KERNEL, Row, Tile, start};
 use crate::kernels::k8n16::{Grouped, STEP};
 use crate::kernels::{ConvCall, Params, scalar};
 use crate::op::ConvShape;
+use core::ops::Range;
 use core::ptr;
 
 const KERNEL: usize = Grouped::KERNEL;
@@ -70,6 +71,7 @@ unsafe fn run_checked<S: Simd>(call: &mut ConvCall<'_>, form: &Grouped, pre_shif
     let layer = Layer {
         shape,
         form,
+        rows: call.rows.clone(),
         skip_rows: border == [0; 4],
         distance: ring.distance,
         weights: call.weights,
@@ -106,6 +108,8 @@ unsafe fn run_checked<S: Simd>(call: &mut ConvCall<'_>, form: &Grouped, pre_shif
 struct Layer<'a> {
     shape: ConvShape,
     form: &'a Grouped,
+    /// Output rows to compute.
+    rows: Range<usize>,
     /// Whether window rows that only read the border can be left out.
     skip_rows: bool,
     /// Bytes from a pixel's window to the next one's.
@@ -124,7 +128,7 @@ impl Layer<'_> {
         let mut plan = Plan::new();
         let mut filled = isize::MIN;
         ring.fill_border(slots, &rows);
-        for y in 0..self.shape.out_h() {
+        for y in self.rows.clone() {
             let top = (y * usize::from(self.shape.stride)) as isize - isize::from(self.shape.padding as i8);
             let window = visible(&self.shape, top, self.skip_rows);
             row.row_count = window.len();
@@ -158,7 +162,7 @@ impl Layer<'_> {
         row.weights = self.weights.as_ptr().wrapping_add((block * KERNEL + skipped) * self.form.row_len());
         row.channels = self.channels[block..].as_ptr();
         row.left = out_c - 16 * block;
-        let at = y * out_w * out_c + 16 * block;
+        let at = (y - self.rows.start) * out_w * out_c + 16 * block;
         row.hi = self.out[0].wrapping_add(at);
         row.lo = if self.out[1].is_null() { self.out[1] } else { self.out[1].wrapping_add(at) };
         let kind = S::GROUPED[usize::from(self.shape.stride) - 1];

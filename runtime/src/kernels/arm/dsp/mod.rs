@@ -20,6 +20,7 @@ pub const BACKEND: Backend = Backend {
         name: "qs8_conv_3x2_k4n2_dsp",
         tile: (k4n2::PIXELS, 2),
         scratch_len: k4n2::scratch_len,
+        splits: false,
         run: conv::run,
     },
     shortcut: shortcut::run,

@@ -19,6 +19,7 @@ pub const BACKEND: Backend = Backend {
         name: "qs8_conv_3x2_mve",
         tile: (3, 2),
         scratch_len: crate::kernels::ohwi_scratch_len,
+        splits: false,
         run: conv::run,
     },
     shortcut: shortcut::run,

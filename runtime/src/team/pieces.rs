@@ -1,0 +1,166 @@
+//! What threads share: output rows of convolutions and of max poolings.
+//!
+//! Rows of an NHWC tensor are contiguous, so that an output is cut into disjoint slices. Pieces are handed out one after the
+//! other; a thread that has more time takes more of them.
+
+use super::Team;
+use crate::kernels::{Backend, ConvCall, MaxPoolCall};
+use core::ops::Range;
+use std::mem;
+use std::sync::{Mutex, PoisonError};
+
+/// Vector instructions that a piece has at least: some 2.5 microseconds, several times what the hand-over costs (`cargo run
+/// --release -p ride-runtime --features std --example threads` shows it).
+const LEAST: u64 = 8192;
+/// Bytes of weights that may be read again for each of several pieces a thread: they stay in the second cache. Otherwise each
+/// thread gets one piece.
+const LIGHT: usize = 128 << 10;
+/// Bytes that max pooling compares with an instruction, loads and loops included.
+const POOL_BYTES: u64 = 16;
+
+/// Runs a convolution, with the others of the team if that pays.
+///
+/// # Safety
+/// The backend's instruction set is available.
+pub(crate) unsafe fn convolve(team: Option<&Team>, backend: &'static Backend, mut call: ConvCall<'_>) {
+    let shape = call.conv.shape;
+    let work = shape.macs() / u64::from(backend.isa.macs_per_instruction());
+    let count = team.filter(|_| backend.conv.splits).map_or(1, |team| {
+        let each = if call.weights.len() <= LIGHT { 4 } else { 1 };
+        pieces(team.threads(), each, shape.out_h(), work)
+    });
+    let Some(team) = team.filter(|_| count > 1) else {
+        // SAFETY: promised by the caller.
+        return unsafe { (backend.conv.run)(&mut call) };
+    };
+    let ConvCall { conv, rows, input, weights, params, out_hi, out_lo, scratch } = call;
+    let row = shape.out_w() * usize::from(shape.out_c);
+    let pieces = Mutex::new(Pieces { rows, count, next: 0, row, hi: out_hi, lo: out_lo });
+    let work = |scratch: &mut [u8]| {
+        while let Some(Piece { rows, hi, lo }) = claim(&pieces) {
+            let mut call = ConvCall { conv, rows, input, weights, params, out_hi: hi, out_lo: lo, scratch };
+            // SAFETY: promised by the caller.
+            unsafe { (backend.conv.run)(&mut call) }
+        }
+    };
+    team.run((backend.conv.scratch_len)(&shape), &work, scratch);
+}
+
+/// Runs a max pooling, with the others of the team if that pays.
+///
+/// # Safety
+/// The backend's instruction set is available.
+pub(crate) unsafe fn max_pool(team: Option<&Team>, backend: &'static Backend, mut call: MaxPoolCall<'_>) {
+    let pool = *call.pool;
+    let compared = pool.output_len() as u64 * u64::from(pool.kernel).pow(2);
+    let count = team.map_or(1, |team| pieces(team.threads(), 4, pool.out_h(), compared / POOL_BYTES));
+    let Some(team) = team.filter(|_| count > 1) else {
+        // SAFETY: promised by the caller.
+        return unsafe { (backend.max_pool)(&mut call) };
+    };
+    let MaxPoolCall { pool, rows, in_hi, in_lo, out_hi, out_lo, flip } = call;
+    let row = pool.out_w() * usize::from(pool.channels);
+    let pieces = Mutex::new(Pieces { rows, count, next: 0, row, hi: out_hi, lo: out_lo });
+    let work = |_: &mut [u8]| {
+        while let Some(Piece { rows, hi, lo }) = claim(&pieces) {
+            let mut call = MaxPoolCall { pool, rows, in_hi, in_lo, out_hi: hi, out_lo: lo, flip };
+            // SAFETY: promised by the caller.
+            unsafe { (backend.max_pool)(&mut call) }
+        }
+    };
+    team.run(0, &work, &mut []);
+}
+
+/// Number of pieces for `threads`, at most `each` for every one of them; 1 where sharing does not pay. `work` is a number
+/// of vector instructions.
+fn pieces(threads: usize, each: usize, rows: usize, work: u64) -> usize {
+    let affordable = usize::try_from(work / LEAST).unwrap_or(usize::MAX);
+    let count = affordable.min(rows).min(each * threads);
+    // The same number for everybody.
+    if count > threads { count / threads * threads } else { count.max(1) }
+}
+
+/// Rows of an output that are cut off one after the other.
+#[derive(Debug)]
+struct Pieces<'a> {
+    rows: Range<usize>,
+    count: usize,
+    next: usize,
+    /// Bytes of a row of a plane.
+    row: usize,
+    /// Planes of what is left; `lo` is empty for a narrow output.
+    hi: &'a mut [u8],
+    lo: &'a mut [u8],
+}
+
+/// Some rows, and their planes.
+#[derive(Debug)]
+struct Piece<'a> {
+    rows: Range<usize>,
+    hi: &'a mut [u8],
+    lo: &'a mut [u8],
+}
+
+impl<'a> Iterator for Pieces<'a> {
+    type Item = Piece<'a>;
+
+    fn next(&mut self) -> Option<Piece<'a>> {
+        if self.next >= self.count {
+            return None;
+        }
+        // The larger pieces come first.
+        let cut = |n: usize| self.rows.start + (n * self.rows.len()).div_ceil(self.count);
+        let rows = cut(self.next)..cut(self.next + 1);
+        self.next += 1;
+        let bytes = rows.len() * self.row;
+        Some(Piece { rows, hi: cut_off(&mut self.hi, bytes), lo: cut_off(&mut self.lo, bytes) })
+    }
+}
+
+/// The first `bytes` of a plane, if it has any.
+fn cut_off<'a>(plane: &mut &'a mut [u8], bytes: usize) -> &'a mut [u8] {
+    let (first, rest) = mem::take(plane).split_at_mut_checked(bytes).unwrap_or_default();
+    *plane = rest;
+    first
+}
+
+/// The next piece. Kernels run without the lock.
+fn claim<'a>(pieces: &Mutex<Pieces<'a>>) -> Option<Piece<'a>> {
+    pieces.lock().unwrap_or_else(PoisonError::into_inner).next()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_are_all_of_the_rows_in_order() {
+        for (rows, count, wide) in [(7, 2, true), (1, 1, false), (14, 3, true), (56, 8, false), (5, 5, true)] {
+            let mut hi: Vec<u8> = (0..rows * 3).map(|i| i as u8).collect();
+            let (mut lo, all) = (if wide { hi.clone() } else { Vec::new() }, hi.clone());
+            let parts = Pieces { rows: 0..rows, count, next: 0, row: 3, hi: &mut hi, lo: &mut lo };
+            let (mut at, mut sizes) = (0, Vec::new());
+            for piece in parts {
+                assert_eq!(piece.rows.start, at);
+                assert_eq!(*piece.hi, all[3 * at..3 * piece.rows.end]);
+                assert_eq!(*piece.lo, all[3 * at..if wide { 3 * piece.rows.end } else { 3 * at }]);
+                at = piece.rows.end;
+                sizes.push(piece.rows.len());
+            }
+            assert_eq!((at, sizes.len()), (rows, count));
+            assert!(sizes.iter().max().unwrap() - sizes.iter().min().unwrap() <= 1, "{sizes:?}");
+        }
+    }
+
+    #[test]
+    fn small_work_stays_together() {
+        assert_eq!(pieces(2, 4, 56, LEAST), 1);
+        assert_eq!(pieces(2, 4, 56, 2 * LEAST), 2);
+        assert_eq!(pieces(2, 4, 56, 7 * LEAST), 6);
+        assert_eq!(pieces(2, 4, 56, u64::MAX), 8);
+        assert_eq!(pieces(2, 1, 7, 100 * LEAST), 2);
+        assert_eq!(pieces(8, 1, 7, 100 * LEAST), 7);
+        assert_eq!(pieces(5, 4, 1, 100 * LEAST), 1);
+        assert_eq!(pieces(3, 4, 9, 0), 1);
+    }
+}
