@@ -1,6 +1,8 @@
 //! Times the distinct layers of RIDE's ResNet-32 on every kernel that this machine can run.
 //!
-//! `cargo run --release --example layers --features std [part of a kernel's name]`
+//! `cargo run --release --example layers --features std [part of a kernel's name] [imagenet]`
+//!
+//! With `imagenet`, also some layers of the ImageNet family.
 
 use ride_runtime::kernels::{self, BACKENDS, Backend, ConvCall, DenseCall, PoolCall, ShortcutCall};
 use ride_runtime::op::{Conv, ConvShape, Dense, Layout, Limits, Planes, Pool, Shortcut, Source, Span, feature_norm_at};
@@ -36,6 +38,34 @@ const LAYERS: [Layer; 9] = [
     layer("16x16x24 -> 48, stride 2", 16, (24, 48), 2, NARROW, (0, 1)),
     layer("8x8x48 -> 48", 8, (48, 48), 1, NARROW, (0, 4)),
     layer("8x8x48 -> 48, wide residual", 8, (48, 48), 1, RESIDUAL, (0, 5)),
+];
+
+const fn pointwise(name: &'static str, side: u16, c: (u16, u16), stride: u8, wide: (bool, bool)) -> Layer {
+    let shape = ConvShape { in_h: side, in_w: side, in_c: c.0, out_c: c.1, kernel: 1, stride, padding: 0, groups: 1 };
+    Layer { name, shape, wide: wide.0, accumulate: wide.1, in_stem: 0, in_expert: 0 }
+}
+
+const fn grouped(name: &'static str, side: u16, channels: u16, stride: u8) -> Layer {
+    let (in_c, out_c) = (channels, channels);
+    let shape = ConvShape { in_h: side, in_w: side, in_c, out_c, kernel: 3, stride, padding: 1, groups: 32 };
+    Layer { name, shape, wide: false, accumulate: false, in_stem: 0, in_expert: 0 }
+}
+
+/// Some layers of ResNet-50 and ResNeXt-50 with `reduce_dimension`.
+const IMAGENET: [Layer; 13] = [
+    pointwise("56x56x64 -> 256, wide residual", 56, (64, 256), 1, RESIDUAL),
+    pointwise("56x56x256 -> 64", 56, (256, 64), 1, NARROW),
+    pointwise("28x28x512 -> 768, stride 2, wide", 28, (512, 768), 2, WIDE),
+    pointwise("14x14x192 -> 768", 14, (192, 768), 1, NARROW),
+    pointwise("14x14x192 -> 768, wide", 14, (192, 768), 1, WIDE),
+    pointwise("14x14x192 -> 768, wide residual", 14, (192, 768), 1, RESIDUAL),
+    pointwise("14x14x768 -> 192", 14, (768, 192), 1, NARROW),
+    pointwise("7x7x384 -> 1536, wide residual", 7, (384, 1536), 1, RESIDUAL),
+    layer("14x14x192 -> 192, 3x3", 14, (192, 192), 1, NARROW, (0, 0)),
+    grouped("56x56x128, 32 groups", 56, 128, 1),
+    grouped("28x28x256, 32 groups", 28, 256, 1),
+    grouped("14x14x384, 32 groups", 14, 384, 1),
+    grouped("7x7x768, 32 groups", 7, 768, 1),
 ];
 
 /// Time of a call in microseconds, from many short samples: the median, or another quantile where the environment
@@ -251,6 +281,12 @@ fn report(backend: &Backend, peak: Option<f64>) {
         let (us, macs) = (stem + n * expert, stem_macs + n * expert_macs);
         println!("  {:30} {us:8.2} us {}", format!("convolutions, stem + {experts}"), share(macs, us));
     }
+    if std::env::args().any(|a| a == "imagenet") {
+        for layer in &IMAGENET {
+            let us = time_conv(backend, layer);
+            println!("  {:32} {us:8.2} us {}", layer.name, share(layer.shape.macs() as f64, us));
+        }
+    }
     let shortcuts = [time_shortcut(backend, 32, 16, 24), time_shortcut(backend, 16, 24, 48)];
     let (pool, dense) = (time_pool(backend), [time_dense(backend, 100), time_dense(backend, 16)]);
     println!("  {:30} {:8.2} us {:8.2} us", "shortcuts, wide", shortcuts[0], shortcuts[1]);
@@ -259,7 +295,7 @@ fn report(backend: &Backend, peak: Option<f64>) {
 }
 
 fn main() {
-    let part = std::env::args().nth(1).unwrap_or_default();
+    let part = std::env::args().nth(1).filter(|a| a != "imagenet").unwrap_or_default();
     let peak = peak();
     if let Some(peak) = peak {
         println!("peak of vpdpbusd on this core: {peak:.1} GMAC/s");

@@ -61,6 +61,11 @@ fn weight_places(conv: &Conv, c: usize) -> Vec<usize> {
     match conv.layout {
         Layout::K4N2 => (0..shape.taps()).map(|tap| k4n2::weight_at(shape, c, tap)).collect(),
         Layout::Ohwi => (c * shape.taps()..(c + 1) * shape.taps()).collect(),
+        Layout::K8N16 if k8n16::Grouped::of(shape).is_some() => {
+            let form = k8n16::Grouped::of(shape).unwrap();
+            let places = (0..9).flat_map(|p| (0..shape.group_in()).map(move |i| ((p / 3, p % 3), i)));
+            places.map(|(place, i)| form.weight_at(c, place, i)).collect()
+        }
         Layout::K8N16 => {
             let part = k8n16::Parts::of(shape).shape;
             let (row_steps, part_out) = (k8n16::row_steps(&part), usize::from(part.out_c));

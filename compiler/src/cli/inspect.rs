@@ -173,7 +173,8 @@ fn parts_table(r: &ArtifactReport) -> Table {
 
 fn ops_table(ops: &[OpReport]) -> Table {
     let mut table =
-        Table::new(&["operation", "kind", "output", "M MAC", "scale", "zero", "bits", "reads", "writes"]).left(2);
+        Table::new(&["operation", "kind", "output", "M MAC", "scale", "zero", "bits", "reads", "writes", "kernel"])
+            .left(2);
     let places = |regions: &[[usize; 2]]| {
         let shown: Vec<String> = regions.iter().map(|[at, len]| format!("{at}+{len}")).collect();
         shown.join(" ")
@@ -189,6 +190,7 @@ fn ops_table(ops: &[OpReport]) -> Table {
             op.bits.to_string(),
             places(&op.reads),
             places(&op.writes),
+            op.kernel.unwrap_or_default().to_owned(),
         ]);
     }
     table

@@ -175,6 +175,8 @@ pub struct OpReport {
     pub kind: &'static str,
     /// Geometry in words.
     pub detail: String,
+    /// Kernel that computes a convolution on this machine.
+    pub kernel: Option<&'static str>,
     /// Rows, columns and channels of the result.
     pub output: [usize; 3],
     /// Multiply-accumulates.
@@ -333,10 +335,15 @@ fn operation(model: Model<'_>, step: &Step) -> OpReport {
             (detail, [1, 1, usize::from(h.dense.outputs)], 0, 32)
         }
     };
+    let kernel = match &step.op {
+        op::Op::Conv(c) => kernels::best(model.layout()).map(|b| kernels::conv_name(b, &c.shape)),
+        _ => None,
+    };
     OpReport {
         name: model.name(step).to_owned(),
         kind: step.op.kind(),
         detail,
+        kernel,
         output,
         macs: step.op.macs(),
         scale: step.scale,
@@ -350,6 +357,9 @@ fn operation(model: Model<'_>, step: &Step) -> OpReport {
 fn conv_detail(c: &op::Conv) -> String {
     let s = c.shape;
     let mut detail = format!("{0}x{0}/{1} of {2} channels", s.kernel, s.stride, s.in_c);
+    if s.groups > 1 {
+        detail += &format!(" in {} groups", s.groups);
+    }
     if c.source == Source::Image {
         detail += " of the image";
     }

@@ -9,7 +9,8 @@
 //! * a last block of up to 8 channels takes 64 bytes a step, 8 channels × 8 inputs: one 8-byte broadcast feeds it, and
 //!   even and odd lanes are added at the end. Layers of 24 channels waste nothing that way.
 //!
-//! Groups of channels are cut into *parts* ([`Parts`]): as few neighbouring groups as fill whole steps, which become one
+//! Convolutions with groups have a form of their own where it fits ([`Grouped`]): a block of 16 channels takes 64 bytes for
+//! each window place and four inputs of the channels' own groups. Any other groups are cut into *parts* ([`Parts`]): as few neighbouring groups as fill whole steps, which become one
 //! ordinary convolution with zeros where a weight would join different groups. Parts follow one after the other, in the
 //! weights and in the parameters. A group of 8 or more channels (in multiples of 8) wastes nothing.
 //!
@@ -46,6 +47,88 @@ impl Blocks {
     }
 }
 
+/// The form of 3x3 convolutions whose groups are some fours of channels, too few to fill blocks.
+///
+/// Blocks of 16 output channels follow each other. Each goes through the window rows, for each of them through the fours of
+/// a group's inputs, and for each of those through the window columns: 16 channels × 4 inputs, 64 bytes. Which four inputs a
+/// channel means depends on its group; kernels pick them from the pixel lane by lane, and no weight is zero but those of
+/// channels that do not exist.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grouped {
+    /// Fours of inputs of a group.
+    pub quads: usize,
+    /// Blocks of 16 output channels.
+    pub blocks: usize,
+    group_out: usize,
+}
+
+impl Grouped {
+    /// Bytes of weights of 16 channels for one place and four inputs.
+    pub const STEP: usize = 64;
+    /// Window height and width.
+    pub const KERNEL: usize = 3;
+    /// Most bytes of a pixel that eight neighbouring channels may need, counted from their first group's on: what eight
+    /// lanes can pick from.
+    const REACH: usize = 32;
+
+    /// The form of `shape`, if it is one for it.
+    #[inline]
+    pub fn of(shape: &ConvShape) -> Option<Self> {
+        if shape.groups <= 1 { None } else { Self::of_groups(shape) }
+    }
+
+    fn of_groups(shape: &ConvShape) -> Option<Self> {
+        let (inputs, group_out) = (shape.group_in(), shape.group_out());
+        let fits = usize::from(shape.kernel) == Self::KERNEL
+            && (1..=2).contains(&shape.stride)
+            && shape.in_c.is_multiple_of(STEP as u16)
+            && (1..=Self::REACH / 4).contains(&(inputs / 4))
+            && inputs.is_multiple_of(4)
+            && group_out > 0;
+        let form = Grouped { quads: inputs / 4, blocks: usize::from(shape.out_c).div_ceil(16), group_out };
+        // Groups that fill blocks take none of the form's advantages.
+        let full = group_out.is_multiple_of(16) && inputs.is_multiple_of(STEP);
+        (fits && !full && form.reach(8) <= Self::REACH && form.reach(16) <= 2 * Self::REACH).then_some(form)
+    }
+
+    /// Most bytes from the first group's inputs on that `lanes` channels from a multiple of `lanes` on need.
+    fn reach(&self, lanes: usize) -> usize {
+        let channels = self.blocks * 16;
+        let groups = |first: usize| (first + lanes - 1) / self.group_out - first / self.group_out + 1;
+        (0..channels).step_by(lanes).map(groups).max().unwrap_or(0) * 4 * self.quads
+    }
+
+    /// The fours of a group's inputs before channel `c`'s group, of all groups.
+    pub fn quad(&self, c: usize) -> usize {
+        c / self.group_out * self.quads
+    }
+
+    /// Bytes of a block's weights for one window row.
+    pub fn row_len(&self) -> usize {
+        self.quads * Self::KERNEL * Self::STEP
+    }
+
+    /// Bytes of the packed weights.
+    pub fn weights_len(&self) -> usize {
+        self.blocks * Self::KERNEL * self.row_len()
+    }
+
+    /// Offset of the weight of output channel `c` at a window place for input `i` of its group.
+    pub fn weight_at(&self, c: usize, (row, column): (usize, usize), i: usize) -> usize {
+        let block = (c / 16 * Self::KERNEL + row) * self.row_len();
+        block + (i / 4 * Self::KERNEL + column) * Self::STEP + c % 16 * 4 + i % 4
+    }
+
+    fn pack(&self, shape: &ConvShape, ohwi: &[i8], out: &mut [u8]) {
+        for (c, taps) in ohwi.chunks_exact(shape.taps()).take(usize::from(shape.out_c)).enumerate() {
+            for (at, &w) in taps.iter().enumerate() {
+                let (place, i) = (at / shape.group_in(), at % shape.group_in());
+                out[self.weight_at(c, (place / Self::KERNEL, place % Self::KERNEL), i)] = w as u8;
+            }
+        }
+    }
+}
+
 /// How a convolution is cut along its channels; an ordinary one is a single part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parts {
@@ -78,12 +161,18 @@ impl Parts {
 
 /// Channels of the parameter arrays, padding included.
 pub fn padded_channels(shape: &ConvShape) -> usize {
+    if let Some(form) = Grouped::of(shape) {
+        return 16 * form.blocks;
+    }
     let parts = Parts::of(shape);
     parts.count * Blocks::of(parts.shape.out_c).channels()
 }
 
 /// Where the parameters of output channel `c` are.
 pub fn param_at(shape: &ConvShape, c: usize) -> usize {
+    if Grouped::of(shape).is_some() {
+        return c;
+    }
     let part = Parts::of(shape).shape;
     let channels = usize::from(part.out_c.max(1));
     c / channels * Blocks::of(part.out_c).channels() + c % channels
@@ -114,6 +203,9 @@ pub fn steps(shape: &ConvShape) -> usize {
 
 /// Bytes of a layer's packed weights, with groups or without.
 pub fn weights_len(shape: &ConvShape) -> usize {
+    if let Some(form) = Grouped::of(shape) {
+        return form.weights_len();
+    }
     let parts = Parts::of(shape);
     parts.count * part_weights_len(&parts.shape)
 }
@@ -152,6 +244,9 @@ pub fn weight_at(shape: &ConvShape, c: usize, s: usize, k: usize) -> usize {
 /// Packs OHWI weights, with groups or without, into `out` (of [`weights_len`] bytes); padding becomes zero.
 pub fn pack(shape: &ConvShape, ohwi: &[i8], out: &mut [u8]) {
     out.fill(0);
+    if let Some(form) = Grouped::of(shape) {
+        return form.pack(shape, ohwi, out);
+    }
     let part = Parts::of(shape).shape;
     let (part_len, part_out) = (part_weights_len(&part), usize::from(part.out_c.max(1)));
     for (c, taps) in ohwi.chunks_exact(shape.taps().max(1)).take(usize::from(shape.out_c)).enumerate() {
@@ -203,7 +298,7 @@ mod tests {
     /// Every weight has a place of its own, and it is where kernels look for it.
     #[test]
     fn groups_are_block_diagonal() {
-        let shape = ConvShape { in_h: 1, in_w: 1, in_c: 16, out_c: 32, kernel: 3, stride: 1, padding: 1, groups: 4 };
+        let shape = ConvShape { in_h: 1, in_w: 1, in_c: 16, out_c: 32, kernel: 3, stride: 3, padding: 1, groups: 4 };
         let part = Parts::of(&shape).shape;
         let weights: Vec<i8> = (0..32 * shape.taps()).map(|i| (i % 127 + 1) as i8).collect();
         let mut packed = vec![0; weights_len(&shape)];
@@ -216,6 +311,35 @@ mod tests {
                 let want = own.map_or(0, |i| weights[c * shape.taps() + tap_at * 4 + i]);
                 assert_eq!(section[at] as i8, want, "{c} {tap_at} {i}");
             }
+        }
+    }
+
+    #[test]
+    fn groups_of_fours_have_a_form_of_their_own() {
+        let form = |channels, groups| {
+            let (in_c, out_c) = (channels, channels);
+            Grouped::of(&ConvShape { in_h: 1, in_w: 1, in_c, out_c, kernel: 3, stride: 1, padding: 1, groups })
+                .map(|form| (form.quads, form.blocks))
+        };
+        assert_eq!(form(128, 32), Some((1, 8)));
+        assert_eq!(form(256, 32), Some((2, 16)));
+        assert_eq!(form(384, 32), Some((3, 24)));
+        assert_eq!(form(768, 32), Some((6, 48)));
+        assert_eq!(form(512, 32), None, "groups that fill blocks");
+        assert_eq!(form(640, 32), None, "eight channels would need 40 bytes");
+        assert_eq!(form(128, 128), None, "depthwise");
+        assert_eq!(form(128, 1), None);
+    }
+
+    /// Every weight has a place of its own.
+    #[test]
+    fn the_form_of_groups_keeps_every_weight() {
+        let shape = ConvShape { in_h: 1, in_w: 1, in_c: 48, out_c: 24, kernel: 3, stride: 1, padding: 1, groups: 4 };
+        let form = Grouped::of(&shape).unwrap();
+        let mut seen = vec![false; weights_len(&shape)];
+        for (c, place, i) in (0..24).flat_map(|c| (0..9).flat_map(move |p| (0..12).map(move |i| (c, p, i)))) {
+            let at = form.weight_at(c, (place / 3, place % 3), i);
+            assert!(!core::mem::replace(&mut seen[at], true), "{c} {place} {i}");
         }
     }
 }

@@ -377,6 +377,17 @@ pub fn ohwi_scratch_len(shape: &ConvShape) -> usize {
     3 * shape.taps()
 }
 
+/// Name of the kernel that computes convolutions of this shape for `backend`: not its own for groups in layouts whose
+/// kernels hand them to the portable one.
+pub fn conv_name(backend: &Backend, shape: &ConvShape) -> &'static str {
+    match backend.layout {
+        Layout::Ohwi if shape.groups > 1 => scalar::OHWI.conv.name,
+        Layout::K4N2 if shape.groups > 1 => scalar::K4N2.conv.name,
+        Layout::K8N4 if shape.groups > 1 => scalar::K8N4.conv.name,
+        _ => backend.conv.name,
+    }
+}
+
 /// Channels of the parameter arrays, padding included.
 pub fn padded_channels(shape: &ConvShape, layout: Layout) -> usize {
     match layout.known() {

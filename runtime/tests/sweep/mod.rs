@@ -456,7 +456,9 @@ impl Sweep {
 
     pub(crate) fn dense_layers(&mut self) {
         let Sweep { backends, r, .. } = self;
-        for (features, outputs) in [(1, 1), (2, 15), (3, 16), (7, 17), (48, 16), (48, 100), (64, 33), (200, 1000)] {
+        for (features, outputs) in
+            [(1, 1), (2, 15), (3, 16), (7, 17), (48, 16), (48, 100), (64, 33), (200, 1000), (301, 1003)]
+        {
             for (normalize, extreme) in [(false, false), (true, false), (true, true)] {
                 for backend in *backends {
                     let d = Dense {

@@ -147,6 +147,9 @@ pub fn k4n2(call: &mut ConvCall<'_>) {
 /// [`crate::op::Layout::K8N16`].
 pub fn k8n16(call: &mut ConvCall<'_>) {
     let shape = call.conv.shape;
+    if let Some(form) = k8n16::Grouped::of(&shape) {
+        return grouped(call, &form);
+    }
     let parts = k8n16::Parts::of(&shape);
     let blocks = k8n16::Blocks::of(parts.shape.out_c);
     for pixel in pixels(call) {
@@ -160,6 +163,25 @@ pub fn k8n16(call: &mut ConvCall<'_>) {
                 let acc = tail_sums(call, &part, pixel);
                 store_block(call, &part, (pixel, 16 * blocks.full), &acc);
             }
+        }
+    }
+}
+
+/// [`crate::op::Layout::K8N16`] in its form for groups.
+fn grouped(call: &mut ConvCall<'_>, form: &k8n16::Grouped) {
+    let shape = call.conv.shape;
+    let (window, inputs) = (window(call), shape.group_in());
+    for pixel in pixels(call) {
+        let at = (pixel / shape.out_w(), pixel % shape.out_w());
+        for c in 0..usize::from(shape.out_c) {
+            let mut acc = call.channel_params().bias(c);
+            for tap in 0..shape.taps() {
+                let (place, i) = (tap / inputs, tap % inputs);
+                let place = (place / usize::from(shape.kernel), place % usize::from(shape.kernel));
+                let x = i32::from(window.at(at, place, 4 * form.quad(c) + i)) + 128;
+                acc = acc.wrapping_add(x * i32::from(call.weights[form.weight_at(c, place, i)] as i8));
+            }
+            store_channel(call, pixel, c, acc);
         }
     }
 }

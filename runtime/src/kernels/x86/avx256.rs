@@ -1,10 +1,10 @@
 //! 256-bit units: AVX-VNNI, the same with EVEX encoding, and AVX2. Sixteen accumulators are two registers, two pixels
 //! are stored together; only the dot product differs.
 
+use super::params::Channels;
 use super::simd::Simd;
-use super::store::Channels;
 use super::tile::{self, Kind, Tile, Width};
-use super::{conv, dense, shortcut};
+use super::{conv, dense, grouped, shortcut};
 use crate::kernels::{Backend, ConvCall, ConvKernel, Isa, MaxPoolCall, PoolCall, ShortcutCall, scalar};
 use crate::op::Layout;
 use core::arch::x86_64::*;
@@ -21,6 +21,10 @@ pub(super) trait Dot: 'static {
     unsafe fn high(from: *const u8) -> Self::Inputs;
     unsafe fn whole(from: *const u8) -> Self::Inputs;
     unsafe fn dot(acc: [__m256i; 2], inputs: Self::Inputs, weights: Self::Weights) -> [__m256i; 2];
+    /// [`Simd::GROUPED`].
+    const GROUPED: [&'static Kind; 2];
+    /// [`Simd::dot_picked`]: bytes for each half of the accumulators.
+    unsafe fn dot_picked(acc: [__m256i; 2], inputs: [__m256i; 2], weights: Self::Weights) -> [__m256i; 2];
 }
 
 /// A unit with 256-bit registers and the dot product `D`.
@@ -33,6 +37,8 @@ pub(super) struct Vnni<E>(PhantomData<E>);
 pub(super) trait Encoding: 'static {
     /// [`Simd::KINDS`].
     const KINDS: &'static [Kind];
+    /// [`Simd::GROUPED`].
+    const GROUPED: [&'static Kind; 2];
     /// Adds four products of unsigned inputs and signed weights to each lane.
     unsafe fn dpbusd(acc: __m256i, inputs: __m256i, weights: __m256i) -> __m256i;
 }
@@ -119,7 +125,7 @@ unsafe fn run_pool(call: &mut PoolCall<'_>) {
 #[target_feature(enable = "avx2")]
 unsafe fn tile_avx2<const MR: usize, const NB: usize, const TAIL: bool>(t: Tile<'_>) {
     // SAFETY: as promised by the caller.
-    unsafe { tile::body::<Wide256<Avx2>, MR, NB, TAIL>(t) }
+    unsafe { tile::body::<Wide256<Avx2>, MR, NB, TAIL, false>(t) }
 }
 
 /// # Safety
@@ -127,7 +133,7 @@ unsafe fn tile_avx2<const MR: usize, const NB: usize, const TAIL: bool>(t: Tile<
 #[target_feature(enable = "avx2,avxvnni")]
 unsafe fn tile_avxvnni<const MR: usize, const NB: usize, const TAIL: bool>(t: Tile<'_>) {
     // SAFETY: as promised by the caller.
-    unsafe { tile::body::<Wide256<Vnni<Vex>>, MR, NB, TAIL>(t) }
+    unsafe { tile::body::<Wide256<Vnni<Vex>>, MR, NB, TAIL, false>(t) }
 }
 
 /// # Safety
@@ -135,7 +141,31 @@ unsafe fn tile_avxvnni<const MR: usize, const NB: usize, const TAIL: bool>(t: Ti
 #[target_feature(enable = "avx2,avx512vl,avx512vnni")]
 unsafe fn tile_avx512vl<const MR: usize, const NB: usize, const TAIL: bool>(t: Tile<'_>) {
     // SAFETY: as promised by the caller.
-    unsafe { tile::body::<Wide256<Vnni<Evex>>, MR, NB, TAIL>(t) }
+    unsafe { tile::body::<Wide256<Vnni<Evex>>, MR, NB, TAIL, false>(t) }
+}
+
+/// # Safety
+/// AVX2 and AVX-VNNI are available and the tile is valid for [`grouped::body`].
+#[target_feature(enable = "avx2,avxvnni")]
+unsafe fn grouped_avxvnni<const MR: usize, const STRIDE: usize>(t: Tile<'_>) {
+    // SAFETY: as promised by the caller.
+    unsafe { grouped::body::<Wide256<Vnni<Vex>>, MR, STRIDE>(t) }
+}
+
+/// # Safety
+/// AVX2, AVX-512 VL and VNNI are available and the tile is valid for [`grouped::body`].
+#[target_feature(enable = "avx2,avx512vl,avx512vnni")]
+unsafe fn grouped_avx512vl<const MR: usize, const STRIDE: usize>(t: Tile<'_>) {
+    // SAFETY: as promised by the caller.
+    unsafe { grouped::body::<Wide256<Vnni<Evex>>, MR, STRIDE>(t) }
+}
+
+/// # Safety
+/// AVX2 is available and the tile is valid for [`grouped::body`].
+#[target_feature(enable = "avx2")]
+unsafe fn grouped_avx2<const MR: usize, const STRIDE: usize>(t: Tile<'_>) {
+    // SAFETY: as promised by the caller.
+    unsafe { grouped::body::<Wide256<Avx2>, MR, STRIDE>(t) }
 }
 
 #[inline(always)]
@@ -164,6 +194,12 @@ impl<E: Encoding> Dot for Vnni<E> {
     const UNIT: usize = 8;
     // 16 registers: 12 accumulators, 2 of weights and the inputs.
     const KINDS: &'static [Kind] = E::KINDS;
+    const GROUPED: [&'static Kind; 2] = E::GROUPED;
+
+    #[inline(always)]
+    unsafe fn dot_picked([a, b]: [__m256i; 2], x: [__m256i; 2], w: [__m256i; 2]) -> [__m256i; 2] {
+        unsafe { [E::dpbusd(a, x[0], w[0]), E::dpbusd(b, x[1], w[1])] }
+    }
 
     #[inline(always)]
     unsafe fn weights(from: *const u8) -> [__m256i; 2] {
@@ -196,6 +232,7 @@ impl Encoding for Vex {
         Kind {
             blocks: 1,
             tail: false,
+            fetch: false,
             widths: &[
                 Width { pixels: 6, run: tile_avxvnni::<6, 1, false> },
                 Width { pixels: 4, run: tile_avxvnni::<4, 1, false> },
@@ -204,9 +241,31 @@ impl Encoding for Vex {
         Kind {
             blocks: 0,
             tail: true,
+            fetch: false,
             widths: &[
                 Width { pixels: 6, run: tile_avxvnni::<6, 0, true> },
                 Width { pixels: 4, run: tile_avxvnni::<4, 0, true> },
+            ],
+        },
+    ];
+
+    const GROUPED: [&'static Kind; 2] = [
+        &Kind {
+            blocks: 1,
+            tail: false,
+            fetch: false,
+            widths: &[
+                Width { pixels: 4, run: grouped_avxvnni::<4, 1> },
+                Width { pixels: 3, run: grouped_avxvnni::<3, 1> },
+            ],
+        },
+        &Kind {
+            blocks: 1,
+            tail: false,
+            fetch: false,
+            widths: &[
+                Width { pixels: 4, run: grouped_avxvnni::<4, 2> },
+                Width { pixels: 3, run: grouped_avxvnni::<3, 2> },
             ],
         },
     ];
@@ -223,6 +282,7 @@ impl Encoding for Evex {
         Kind {
             blocks: 1,
             tail: false,
+            fetch: false,
             widths: &[
                 Width { pixels: 6, run: tile_avx512vl::<6, 1, false> },
                 Width { pixels: 4, run: tile_avx512vl::<4, 1, false> },
@@ -231,9 +291,31 @@ impl Encoding for Evex {
         Kind {
             blocks: 0,
             tail: true,
+            fetch: false,
             widths: &[
                 Width { pixels: 6, run: tile_avx512vl::<6, 0, true> },
                 Width { pixels: 4, run: tile_avx512vl::<4, 0, true> },
+            ],
+        },
+    ];
+
+    const GROUPED: [&'static Kind; 2] = [
+        &Kind {
+            blocks: 1,
+            tail: false,
+            fetch: false,
+            widths: &[
+                Width { pixels: 4, run: grouped_avx512vl::<4, 1> },
+                Width { pixels: 3, run: grouped_avx512vl::<3, 1> },
+            ],
+        },
+        &Kind {
+            blocks: 1,
+            tail: false,
+            fetch: false,
+            widths: &[
+                Width { pixels: 4, run: grouped_avx512vl::<4, 2> },
+                Width { pixels: 3, run: grouped_avx512vl::<3, 2> },
             ],
         },
     ];
@@ -257,6 +339,7 @@ impl Dot for Avx2 {
         Kind {
             blocks: 1,
             tail: false,
+            fetch: false,
             widths: &[
                 Width { pixels: 4, run: tile_avx2::<4, 1, false> },
                 Width { pixels: 2, run: tile_avx2::<2, 1, false> },
@@ -265,12 +348,42 @@ impl Dot for Avx2 {
         Kind {
             blocks: 0,
             tail: true,
+            fetch: false,
             widths: &[
                 Width { pixels: 4, run: tile_avx2::<4, 0, true> },
                 Width { pixels: 2, run: tile_avx2::<2, 0, true> },
             ],
         },
     ];
+
+    const GROUPED: [&'static Kind; 2] = [
+        &Kind {
+            blocks: 1,
+            tail: false,
+            fetch: false,
+            widths: &[Width { pixels: 4, run: grouped_avx2::<4, 1> }, Width { pixels: 3, run: grouped_avx2::<3, 1> }],
+        },
+        &Kind {
+            blocks: 1,
+            tail: false,
+            fetch: false,
+            widths: &[Width { pixels: 4, run: grouped_avx2::<4, 2> }, Width { pixels: 3, run: grouped_avx2::<3, 2> }],
+        },
+    ];
+
+    #[inline(always)]
+    unsafe fn dot_picked(acc: [__m256i; 2], x: [__m256i; 2], w: [[__m256i; 2]; 2]) -> [__m256i; 2] {
+        unsafe {
+            let bytes = _mm256_set1_epi16(0xff);
+            let mut sums = acc;
+            for i in 0..2 {
+                let (even, odd) = (_mm256_and_si256(x[i], bytes), _mm256_srli_epi16::<8>(x[i]));
+                sums[i] = _mm256_add_epi32(sums[i], _mm256_madd_epi16(even, w[0][i]));
+                sums[i] = _mm256_add_epi32(sums[i], _mm256_madd_epi16(odd, w[1][i]));
+            }
+            sums
+        }
+    }
 
     #[inline(always)]
     unsafe fn weights(from: *const u8) -> [[__m256i; 2]; 2] {
@@ -335,6 +448,15 @@ unsafe fn round(scaled: __m256i, ch: &Channels, half: usize) -> __m256i {
     unsafe { _mm256_srav_epi32(_mm256_add_epi32(scaled, eight(&ch.rounding, half)), eight(&ch.shift, half)) }
 }
 
+/// [`Simd::Quads`].
+#[derive(Clone, Copy)]
+pub(super) struct Lanes {
+    /// Fours of inputs, for each half counted from that of its first lane.
+    order: [__m256i; 2],
+    /// Bytes from the inputs of the first lane to those of the ninth.
+    high: usize,
+}
+
 /// Order of 64-bit parts that undoes what 128-bit lanes do to a pack.
 const UNZIP: i32 = 0b11_01_10_00;
 
@@ -344,10 +466,37 @@ impl<D: Dot> Simd for Wide256<D> {
     type Acc = [__m256i; 2];
     type Weights = D::Weights;
     type Inputs = D::Inputs;
+    type Quads = Lanes;
+    type Picked = [__m256i; 2];
     type Lanes = __m256i;
     const PIXELS: usize = 2;
     const UNIT: usize = D::UNIT;
     const KINDS: &'static [Kind] = D::KINDS;
+    const GROUPED: [&'static Kind; 2] = D::GROUPED;
+
+    #[inline(always)]
+    unsafe fn lanes(channels: &Channels) -> Lanes {
+        unsafe {
+            let quads = |half: usize| _mm256_cvtepu8_epi32(_mm_loadl_epi64(channels.quads[8 * half..].as_ptr().cast()));
+            // What eight lanes pick lies within 32 bytes, counted from the first lane's inputs.
+            let first = channels.quads[8];
+            let high = _mm256_sub_epi32(quads(1), _mm256_set1_epi32(i32::from(first)));
+            Lanes { order: [quads(0), high], high: 4 * usize::from(first) }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn pick(from: *const u8, lanes: Lanes) -> [__m256i; 2] {
+        unsafe {
+            let (low, high) = (_mm256_loadu_si256(from.cast()), _mm256_loadu_si256(from.add(lanes.high).cast()));
+            [_mm256_permutevar8x32_epi32(low, lanes.order[0]), _mm256_permutevar8x32_epi32(high, lanes.order[1])]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn dot_picked(acc: [__m256i; 2], inputs: [__m256i; 2], weights: D::Weights) -> [__m256i; 2] {
+        unsafe { D::dot_picked(acc, inputs, weights) }
+    }
 
     #[inline(always)]
     unsafe fn acc(from: *const i32) -> [__m256i; 2] {

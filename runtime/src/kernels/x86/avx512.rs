@@ -1,9 +1,9 @@
 //! AVX-512 with VNNI: 64 multiply-accumulates an instruction, four pixels to a 64-byte store.
 
+use super::params::Channels;
 use super::simd::Simd;
-use super::store::Channels;
 use super::tile::{self, Kind, Tile, Width};
-use super::{conv, dense, shortcut};
+use super::{conv, dense, grouped, shortcut};
 use crate::kernels::{Backend, ConvCall, ConvKernel, Isa, MaxPoolCall, PoolCall, ShortcutCall, scalar};
 use crate::op::Layout;
 use core::arch::x86_64::*;
@@ -52,13 +52,30 @@ unsafe fn run_pool(call: &mut PoolCall<'_>) {
 /// # Safety
 /// AVX-512 F, BW, VL and VNNI are available and the tile is valid.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-unsafe fn run_tile<const MR: usize, const NB: usize, const TAIL: bool>(t: Tile<'_>) {
+unsafe fn run_tile<const MR: usize, const NB: usize, const TAIL: bool, const FETCH: bool>(t: Tile<'_>) {
     // SAFETY: as promised by the caller.
-    unsafe { tile::body::<Avx512, MR, NB, TAIL>(t) }
+    unsafe { tile::body::<Avx512, MR, NB, TAIL, FETCH>(t) }
+}
+
+/// # Safety
+/// AVX-512 F, BW, VL and VNNI are available and the tile is valid for [`grouped::body`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+unsafe fn run_grouped<const MR: usize, const STRIDE: usize>(t: Tile<'_>) {
+    // SAFETY: as promised by the caller.
+    unsafe { grouped::body::<Avx512, MR, STRIDE>(t) }
+}
+
+const fn grouped<const MR: usize, const STRIDE: usize>() -> Width {
+    Width { pixels: MR, run: run_grouped::<MR, STRIDE> }
 }
 
 const fn width<const MR: usize, const NB: usize, const TAIL: bool>() -> Width {
-    Width { pixels: MR, run: run_tile::<MR, NB, TAIL> }
+    Width { pixels: MR, run: run_tile::<MR, NB, TAIL, false> }
+}
+
+/// A tile that fetches ahead.
+const fn fetching<const MR: usize, const NB: usize>() -> Width {
+    Width { pixels: MR, run: run_tile::<MR, NB, false, true> }
 }
 
 /// Odd lanes, each also in the even lane below.
@@ -105,33 +122,87 @@ impl Simd for Avx512 {
     type Acc = __m512i;
     type Weights = __m512i;
     type Inputs = __m512i;
+    type Quads = __m512i;
+    type Picked = __m512i;
     type Lanes = __m512i;
     const PIXELS: usize = 4;
     const UNIT: usize = 8;
-    // 32 registers: at most 24 accumulators, next to 3 of weights and the inputs.
+    // 32 registers: at most 24 accumulators, next to 3 or 4 of weights and the inputs.
     const KINDS: &'static [Kind] = &[
-        Kind { blocks: 1, tail: true, widths: &[width::<8, 1, true>(), width::<7, 1, true>(), width::<4, 1, true>()] },
+        Kind {
+            blocks: 1,
+            tail: true,
+            fetch: false,
+            widths: &[width::<8, 1, true>(), width::<7, 1, true>(), width::<4, 1, true>()],
+        },
+        // 64 channels are a cache line, which is loaded and stored as a whole.
+        Kind {
+            blocks: 4,
+            tail: false,
+            fetch: true,
+            widths: &[fetching::<6, 4>(), fetching::<5, 4>(), fetching::<4, 4>(), fetching::<3, 4>()],
+        },
         Kind {
             blocks: 3,
             tail: false,
+            fetch: true,
+            widths: &[fetching::<8, 3>(), fetching::<7, 3>(), fetching::<4, 3>()],
+        },
+        Kind {
+            blocks: 3,
+            tail: false,
+            fetch: false,
             widths: &[width::<8, 3, false>(), width::<7, 3, false>(), width::<4, 3, false>()],
         },
         Kind {
             blocks: 2,
             tail: false,
+            fetch: false,
             widths: &[width::<8, 2, false>(), width::<7, 2, false>(), width::<4, 2, false>()],
         },
         Kind {
             blocks: 1,
             tail: false,
+            fetch: false,
             widths: &[width::<16, 1, false>(), width::<8, 1, false>(), width::<7, 1, false>(), width::<4, 1, false>()],
         },
         Kind {
             blocks: 0,
             tail: true,
+            fetch: false,
             widths: &[width::<16, 0, true>(), width::<8, 0, true>(), width::<7, 0, true>(), width::<4, 0, true>()],
         },
     ];
+
+    const GROUPED: [&'static Kind; 2] = [
+        &Kind {
+            blocks: 1,
+            tail: false,
+            fetch: false,
+            widths: &[grouped::<8, 1>(), grouped::<7, 1>(), grouped::<4, 1>()],
+        },
+        &Kind {
+            blocks: 1,
+            tail: false,
+            fetch: false,
+            widths: &[grouped::<8, 2>(), grouped::<7, 2>(), grouped::<4, 2>()],
+        },
+    ];
+
+    #[inline(always)]
+    unsafe fn lanes(channels: &Channels) -> __m512i {
+        unsafe { _mm512_cvtepu8_epi32(_mm_loadu_si128(channels.quads.as_ptr().cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn pick(from: *const u8, lanes: __m512i) -> __m512i {
+        unsafe { _mm512_permutexvar_epi32(lanes, _mm512_loadu_si512(from.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn dot_picked(acc: __m512i, inputs: __m512i, weights: __m512i) -> __m512i {
+        unsafe { _mm512_dpbusd_epi32(acc, inputs, weights) }
+    }
 
     #[inline(always)]
     unsafe fn acc(from: *const i32) -> __m512i {

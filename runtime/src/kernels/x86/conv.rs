@@ -1,9 +1,11 @@
 //! Drives the microkernel over a layer: prepares parameters, fills the row ring, picks tiles.
 
-use super::ring::{Ring, Rows, border_steps};
+use super::grouped;
+use super::params::{Channels, fill_channels};
+use super::plan::{Geometry, Plan, Taste, next_kind, pick};
+use super::ring::{Ring, Rows};
 use super::simd::Simd;
-use super::store::Channels;
-use super::tile::{Kind, MAX_KERNEL, Place, Row, Tile, Width};
+use super::tile::{FETCHED, Kind, MAX_KERNEL, Row, Tile};
 use crate::kernels::k8n16::STEP;
 use crate::kernels::{ConvCall, Params, k8n16, params_len, scalar};
 use crate::op::{ConvShape, Layout};
@@ -27,6 +29,12 @@ const fn widest(kinds: &[Kind]) -> usize {
 const NEAR: usize = 160 << 10;
 /// The same where all weights of the layer stay in the first cache next to them.
 const NEAREST: usize = 16 << 10;
+/// The same where weights take so much of the second cache that they come from farther away each time.
+const NEAR_HEAVY: usize = 512 << 10;
+/// Bytes of weights that are so many.
+const HEAVY: usize = 384 << 10;
+/// Pixels of a row that is made of several rows of a 1x1 convolution, at most.
+const LONG_ROW: usize = 112;
 
 /// Entries of a part's table of parameters.
 fn entries(blocks: k8n16::Blocks) -> usize {
@@ -35,6 +43,9 @@ fn entries(blocks: k8n16::Blocks) -> usize {
 
 /// Bytes of scratch memory: room to align, the parameters, the ring.
 pub(super) fn scratch_len<S: Simd>(shape: &ConvShape) -> usize {
+    if let Some(form) = k8n16::Grouped::of(shape) {
+        return grouped::scratch_len(shape, &form);
+    }
     let parts = k8n16::Parts::of(shape);
     needed::<S>(&parts, &Ring::new(&parts.shape, S::UNIT, usize::from(shape.in_c)))
 }
@@ -45,9 +56,10 @@ fn needed<S: Simd>(parts: &k8n16::Parts, ring: &Ring) -> usize {
     align_of::<Channels>() + table + ring.len(const { widest(S::KINDS) })
 }
 
-/// Whether every slice is as long as the shape asks; always so for a validated model.
+/// Whether every slice is as long as the shape asks, and scratch memory has `scratch` bytes; always so for a validated
+/// model.
 #[inline(always)]
-fn is_complete<S: Simd>(call: &ConvCall<'_>, parts: &k8n16::Parts, ring: &Ring) -> bool {
+pub(super) fn is_complete(call: &ConvCall<'_>, scratch: usize) -> bool {
     let shape = &call.conv.shape;
     let Some(outputs) = call.output_len() else { return false };
     (1..=MAX_KERNEL).contains(&usize::from(shape.kernel))
@@ -60,13 +72,13 @@ fn is_complete<S: Simd>(call: &ConvCall<'_>, parts: &k8n16::Parts, ring: &Ring) 
         && call.params.len() >= params_len(shape, Layout::K8N16)
         && call.out_hi.len() >= outputs
         && (call.out_lo.is_empty() || call.out_lo.len() >= outputs)
-        && call.scratch.len() >= needed::<S>(parts, ring)
+        && call.scratch.len() >= scratch
 }
 
 /// Bits by which accumulators can and must be moved left so that every total right shift is at least 33; `None` if
 /// there is no such number.
 #[inline(always)]
-fn pre_shift(call: &ConvCall<'_>) -> Option<u8> {
+pub(super) fn pre_shift(call: &ConvCall<'_>) -> Option<u8> {
     let smallest = call.channel_params().right_shift.iter().copied().min()?;
     let bits = 33u8.saturating_sub(smallest);
     (bits == 0 || bits + call.conv.acc_bits <= 31).then_some(bits)
@@ -78,9 +90,13 @@ fn pre_shift(call: &ConvCall<'_>) -> Option<u8> {
 /// The instruction set of `S` is available.
 #[inline(always)]
 pub(super) unsafe fn run<S: Simd>(call: &mut ConvCall<'_>) {
+    if let Some(form) = k8n16::Grouped::of(&call.conv.shape) {
+        // SAFETY: as promised by the caller.
+        return unsafe { grouped::run::<S>(call, &form) };
+    }
     let parts = k8n16::Parts::of(&call.conv.shape);
     let ring = Ring::new(&parts.shape, S::UNIT, usize::from(call.conv.shape.in_c));
-    if !is_complete::<S>(call, &parts, &ring) {
+    if !is_complete(call, needed::<S>(&parts, &ring)) {
         debug_assert!(false, "a slice is shorter than the shape asks");
         return;
     }
@@ -97,7 +113,12 @@ pub(super) unsafe fn run<S: Simd>(call: &mut ConvCall<'_>) {
 #[inline(always)]
 unsafe fn run_checked<S: Simd>(call: &mut ConvCall<'_>, parts: &k8n16::Parts, ring: Ring, pre_shift: u8) {
     let conv = call.conv;
+    let border = conv.border.map(|b| b ^ 0x80);
     let (shape, rows, input) = piece(parts.shape, call);
+    // The columns of a part's window do not follow each other in the input.
+    let (long, connected) = (long_rows(shape), parts.count == 1 || shape.kernel == 1);
+    let in_place = connected && reads_in_place::<S>(&long, border);
+    let (shape, rows) = if in_place && is_pointwise(&shape) { (long, 0..long.out_h()) } else { (shape, rows) };
     let blocks = k8n16::Blocks::of(shape.out_c);
     let params = Params::new(call.params, parts.count * blocks.channels());
 
@@ -109,14 +130,12 @@ unsafe fn run_checked<S: Simd>(call: &mut ConvCall<'_>, parts: &k8n16::Parts, ri
         fill_channels(table, &params.part(n * blocks.channels(), blocks.channels()), blocks, pre_shift);
     }
 
-    let border = conv.border.map(|b| b ^ 0x80);
-    // The columns of a part's window do not follow each other in the input.
-    let in_place = (parts.count == 1 || shape.kernel == 1) && reads_in_place::<S>(&shape, border, blocks);
     let pixel = usize::from(conv.shape.in_c);
     let layer = Layer {
         shape,
         blocks,
         parts: parts.count,
+        taste: Taste::of(&shape),
         row_steps: k8n16::row_steps(&shape),
         skip_rows: border == [0; 4],
         // Window columns of small pixels do not fall on steps.
@@ -144,6 +163,9 @@ unsafe fn run_checked<S: Simd>(call: &mut ConvCall<'_>, parts: &k8n16::Parts, ri
         block_stride: layer.steps * k8n16::BLOCK_STEP,
         tail_weights: ptr::null(),
         channels: ptr::null(),
+        quads: 0,
+        pixel: 0,
+        ahead: ptr::null(),
         hi: ptr::null_mut(),
         lo: ptr::null_mut(),
         out_c: layer.out_pixel,
@@ -164,12 +186,29 @@ unsafe fn run_checked<S: Simd>(call: &mut ConvCall<'_>, parts: &k8n16::Parts, ri
     }
 }
 
+/// Whether every window is a single pixel of the same number.
+#[inline(always)]
+fn is_pointwise(shape: &ConvShape) -> bool {
+    shape.kernel == 1 && shape.stride == 1 && shape.padding == 0
+}
+
+/// The same convolution on fewer and longer rows, which tiles fill better, where rows do not matter.
+#[inline(always)]
+fn long_rows(shape: ConvShape) -> ConvShape {
+    if !is_pointwise(&shape) {
+        return shape;
+    }
+    let longest = (LONG_ROW / usize::from(shape.in_w).max(1)) as u16;
+    let rows = (1..=longest.min(shape.in_h)).rev().find(|&n| shape.in_h.is_multiple_of(n)).unwrap_or(1);
+    ConvShape { in_h: shape.in_h / rows, in_w: shape.in_w * rows, ..shape }
+}
+
 /// The convolution that computes the call's rows, those of its rows, and its input: of windows that see a single input
 /// row, rows are convolutions of their own.
 #[inline(always)]
 fn piece<'a>(shape: ConvShape, call: &ConvCall<'a>) -> (ConvShape, Range<usize>, &'a [u8]) {
     let rows = call.rows.clone();
-    if shape.kernel != 1 || shape.stride != 1 || shape.padding != 0 {
+    if !is_pointwise(&shape) {
         return (shape, rows, call.input);
     }
     let input_row = usize::from(shape.in_w) * usize::from(call.conv.shape.in_c);
@@ -185,18 +224,18 @@ fn piece<'a>(shape: ConvShape, call: &ConvCall<'a>) -> (ConvShape, Range<usize>,
 /// before what the last one does, which may be in the same tile. Tiles must end where the row does, because
 /// they compute all their pixels.
 #[inline(always)]
-fn reads_in_place<S: Simd>(shape: &ConvShape, border: [u8; 4], blocks: k8n16::Blocks) -> bool {
+fn reads_in_place<S: Simd>(shape: &ConvShape, border: [u8; 4]) -> bool {
     S::UNIT == STEP
         && usize::from(shape.in_c).is_multiple_of(STEP)
         && (shape.padding == 0
             || border == [0; 4] && shape.padding <= shape.stride && 2 * shape.padding <= shape.kernel)
-        && tiles_fit::<S>(blocks, shape.out_w())
+        && tiles_fit::<S>(k8n16::Blocks::of(shape.out_c), Taste::of(shape), shape.out_w())
 }
 
 /// Whether tiles for all blocks of channels end where a row of `pixels` does.
-fn tiles_fit<S: Simd>(blocks: k8n16::Blocks, pixels: usize) -> bool {
+fn tiles_fit<S: Simd>(blocks: k8n16::Blocks, taste: Taste, pixels: usize) -> bool {
     let mut done = 0;
-    while let Some(kind) = next_kind::<S>(blocks, done) {
+    while let Some(kind) = next_kind::<S>(blocks, done, taste) {
         let mut left = pixels;
         while left > 0 {
             match left.checked_sub(pick(kind.widths, left).pixels) {
@@ -213,7 +252,7 @@ fn tiles_fit<S: Simd>(blocks: k8n16::Blocks, pixels: usize) -> bool {
 }
 
 /// Input rows of the window that starts at row `top`; only those that exist, if the border is nothing but zeros.
-fn visible(shape: &ConvShape, top: isize, skip: bool) -> Range<isize> {
+pub(super) fn visible(shape: &ConvShape, top: isize, skip: bool) -> Range<isize> {
     let bottom = top + isize::from(shape.kernel as i8);
     if skip { top.max(0)..bottom.min(shape.in_h as isize) } else { top..bottom }
 }
@@ -225,6 +264,7 @@ struct Layer<'a> {
     /// Its blocks.
     blocks: k8n16::Blocks,
     parts: usize,
+    taste: Taste,
     row_steps: usize,
     /// Whether window rows that only read the border can be left out.
     skip_rows: bool,
@@ -260,6 +300,17 @@ struct Stripe {
 }
 
 impl Layer<'_> {
+    fn geometry(&self) -> Geometry<'_> {
+        Geometry {
+            shape: &self.shape,
+            out_w: self.out_w,
+            distance: self.distance,
+            out_pixel: self.out_pixel,
+            row_steps: self.row_steps,
+            skip_columns: self.skip_columns,
+        }
+    }
+
     /// Rows `from..to` of the window of output row `y`, and how many rows of the window come before them. Only rows that
     /// exist, if the border is nothing but zeros.
     fn window(&self, y: usize) -> (Range<isize>, usize) {
@@ -271,10 +322,10 @@ impl Layer<'_> {
 
     /// The stripes of a part, in order.
     fn stripes<S: Simd>(&self, part: usize) -> impl Iterator<Item = Stripe> {
-        let (blocks, mut done) = (self.blocks, Some(0));
+        let (blocks, taste, mut done) = (self.blocks, self.taste, Some(0));
         core::iter::from_fn(move || {
             let at = done?;
-            let kind = next_kind::<S>(blocks, at)?;
+            let kind = next_kind::<S>(blocks, at, taste)?;
             done = (!kind.tail).then_some(at + kind.blocks);
             Some(Stripe { part, kind, done: at })
         })
@@ -290,14 +341,20 @@ impl Layer<'_> {
         let input_row = usize::from(self.shape.in_w) * self.input_pixel;
         let planes = if self.out[1].is_null() { 1 } else { 2 };
         let bytes = input_row * usize::from(self.shape.stride) + self.out_w * self.out_pixel * planes;
-        let near = if self.weights.len() <= NEAREST { NEAREST } else { NEAR };
-        let group = (near / bytes).clamp(1, self.rows.len());
+        let near = match self.weights.len() {
+            0..=NEAREST => NEAREST,
+            HEAVY.. => NEAR_HEAVY,
+            _ => NEAR,
+        };
+        // Groups of the same size, as far as possible.
+        let group = self.rows.len().div_ceil(self.rows.len().div_ceil((near / bytes).max(1)).max(1)).max(1);
         let padding = usize::from(self.shape.padding) * self.input_pixel;
         for first in self.rows.clone().step_by(group) {
             for part in 0..self.parts {
                 // Before the input, where the first column of the window is padding, which is left out.
                 row.base = input.as_ptr().wrapping_add(part * usize::from(self.shape.in_c)).wrapping_sub(padding);
                 for stripe in self.stripes::<S>(part) {
+                    let mut fetch = Fetch::behind(self, stripe);
                     for y in first..self.rows.end.min(first + group) {
                         let (window, skipped) = self.window(y);
                         row.row_count = window.len();
@@ -305,7 +362,7 @@ impl Layer<'_> {
                             *to = line as usize * input_row;
                         }
                         // SAFETY: rows are the input's own, and `reads_in_place` has seen that tiles stay inside.
-                        unsafe { self.run_row(row, &mut plan, stripe, y, skipped) };
+                        unsafe { self.run_row(row, &mut plan, &mut fetch, stripe, (y, skipped)) };
                     }
                 }
             }
@@ -344,8 +401,9 @@ impl Layer<'_> {
                 filled = window.end;
                 row.base = slots.as_ptr();
                 for stripe in self.stripes::<S>(part) {
+                    let mut fetch = Fetch::behind(self, stripe);
                     // SAFETY: rows are slots of the ring, which goes on far enough behind the last one.
-                    unsafe { self.run_row(row, &mut plan, stripe, y, skipped) };
+                    unsafe { self.run_row(row, &mut plan, &mut fetch, stripe, (y, skipped)) };
                 }
             }
         }
@@ -357,7 +415,14 @@ impl Layer<'_> {
     /// The instruction set of the stripe's tiles is available; `row` says where the rows of the window are, the first
     /// `skipped` ones left out, and tiles may read them; slices fit the shape.
     #[inline(always)]
-    unsafe fn run_row(&self, row: &mut Row, plan: &mut Plan, stripe: Stripe, y: usize, skipped: usize) {
+    unsafe fn run_row(
+        &self,
+        row: &mut Row,
+        plan: &mut Plan,
+        fetch: &mut Fetch,
+        stripe: Stripe,
+        (y, skipped): (usize, usize),
+    ) {
         let Stripe { part, kind, done } = stripe;
         let skipped = skipped * self.row_steps;
         // Offsets stay inside of the weights, whose length is that of all blocks of all parts.
@@ -373,126 +438,39 @@ impl Layer<'_> {
         row.lo = if lo.is_null() { lo } else { lo.wrapping_add(at) };
         let mut x = 0;
         while x < self.out_w {
-            if !(plan.from == x && ptr::eq(plan.kind, kind)) {
-                plan.fill(self, kind, x);
-            }
-            for place in plan.places.iter().take(plan.count) {
+            let (tiles, end) = plan.tiles(x, kind, || self.geometry());
+            for place in tiles {
+                row.ahead = fetch.next(row.row_count * self.row_steps);
                 // SAFETY: the tile is valid: its pixels are some of the row, and its blocks exist.
                 unsafe { (place.run)(Tile { row, place }) };
             }
-            x = plan.to;
+            x = end;
         }
     }
 }
 
-/// Tiles of pixels `from..to` of a row: the same ones for every row, so that they are usually worked out once.
-struct Plan {
-    kind: *const Kind,
-    from: usize,
-    to: usize,
-    places: [Place; 16],
-    count: usize,
+/// The weights behind those of a stripe: the next stripe's or, as artifacts keep the weights of one operation after the
+/// other, the next operation's. While tiles of this stripe run, they are fetched from afar.
+struct Fetch {
+    at: *const u8,
+    /// Bytes to go.
+    left: usize,
 }
 
-impl Plan {
-    fn new() -> Self {
-        let nowhere = Place { run: |_| (), start: 0, steps: [0; 3], at: 0, pixels: 0 };
-        Plan { kind: ptr::null(), from: 0, to: 0, places: [nowhere; 16], count: 0 }
+impl Fetch {
+    #[inline(always)]
+    fn behind(layer: &Layer<'_>, stripe: Stripe) -> Self {
+        let len = stripe.kind.blocks * layer.steps * k8n16::BLOCK_STEP;
+        let before = stripe.part * layer.part_weights + stripe.done * layer.steps * k8n16::BLOCK_STEP;
+        Fetch { at: layer.weights.as_ptr().wrapping_add(before + len), left: len }
     }
 
-    #[cold]
-    fn fill(&mut self, layer: &Layer<'_>, kind: &'static Kind, from: usize) {
-        (self.kind, self.from, self.to, self.count) = (kind, from, from, 0);
-        for place in &mut self.places {
-            let left = layer.out_w - self.to;
-            if left == 0 {
-                return;
-            }
-            let width = pick(kind.widths, left);
-            *place = Place {
-                run: width.run,
-                start: self.to * layer.distance,
-                steps: if layer.skip_columns && width.pixels <= left {
-                    border_steps(&layer.shape, self.to, width.pixels)
-                } else {
-                    [0, layer.row_steps - k8n16::half_steps(&layer.shape), 0]
-                },
-                at: self.to * layer.out_pixel,
-                pixels: width.pixels.min(left),
-            };
-            self.to += place.pixels;
-            self.count += 1;
-        }
+    /// Where a tile of so many steps fetches.
+    #[inline(always)]
+    fn next(&mut self, steps: usize) -> *const u8 {
+        let (at, len) = (self.at, (steps * FETCHED).min(self.left));
+        self.at = at.wrapping_add(len);
+        self.left -= len;
+        at
     }
-}
-
-/// The kind of tile for the blocks after the first `done` ones.
-fn next_kind<S: Simd>(blocks: k8n16::Blocks, done: usize) -> Option<&'static Kind> {
-    let left = blocks.full - done;
-    // Two tiles of two blocks are faster than three and one.
-    let most = if left == 4 && !blocks.tail { 2 } else { left };
-    S::KINDS.iter().find(|k| if k.tail { blocks.tail && k.blocks == left } else { (1..=most).contains(&k.blocks) })
-}
-
-/// The tile for the next of `left` pixels: the widest one such that others fill what it leaves exactly; if there is
-/// none, the widest one that leaves enough for another tile.
-fn pick(widths: &'static [Width], left: usize) -> &'static Width {
-    let least = &widths[widths.len() - 1];
-    let good = |w: &&Width| w.pixels <= left && (w.pixels == left || w.pixels + least.pixels <= left);
-    let exact = widths.iter().find(|w| w.pixels <= left && fills(widths, left - w.pixels));
-    exact.or_else(|| widths.iter().find(good)).or_else(|| widths.iter().find(|w| w.pixels <= left)).unwrap_or(least)
-}
-
-/// Whether tiles can fill `pixels` exactly.
-fn fills(widths: &[Width], pixels: usize) -> bool {
-    if widths.iter().any(|w| pixels.is_multiple_of(w.pixels)) {
-        return true;
-    }
-    // Bit n: n pixels can be filled. What is true of 64 more or fewer pixels is true of any width whose tiles divide 64,
-    // and more is not needed to choose well.
-    let pixels = if pixels > 127 { 64 + pixels % 64 } else { pixels };
-    let mut filled = 1u128;
-    for n in 0..pixels {
-        if filled >> n & 1 > 0 {
-            for width in widths.iter().filter(|w| n + w.pixels <= pixels) {
-                filled |= 1 << (n + width.pixels);
-            }
-        }
-    }
-    filled >> pixels & 1 > 0
-}
-
-/// Spreads the parameters over lanes, see [`Channels`].
-#[inline(always)]
-fn fill_channels(table: &mut [Channels], params: &Params<'_>, blocks: k8n16::Blocks, pre_shift: u8) {
-    let full = 16 * blocks.full;
-    let (bias, tail_bias) = params.bias.split_at(4 * full);
-    let (multiplier, tail_multiplier) = params.multiplier.split_at(4 * full);
-    let (shift, tail_shift) = params.right_shift.split_at(full);
-    let each = bias.as_chunks::<64>().0.iter().zip(multiplier.as_chunks::<64>().0).zip(shift.as_chunks::<16>().0);
-    for (entry, ((bias, multiplier), shift)) in table.iter_mut().zip(each) {
-        *entry = Channels::new(words(bias), words(multiplier), *shift, pre_shift);
-    }
-    if let (Some(entry), Some(bias), Some(multiplier), Some(shift)) =
-        (table.get_mut(blocks.full), tail_bias.first_chunk(), tail_multiplier.first_chunk(), tail_shift.first_chunk())
-    {
-        let (bias, multiplier) = (words::<32, 8>(bias), words::<32, 8>(multiplier));
-        let shift: &[u8; 8] = shift;
-        let (mut spread, mut multipliers, mut shifts) = ([0; 16], [0; 16], [0; 16]);
-        for i in 0..8 {
-            spread[2 * i] = bias[i];
-            (multipliers[i], multipliers[i + 8]) = (multiplier[i], multiplier[i]);
-            (shifts[i], shifts[i + 8]) = (shift[i], shift[i]);
-        }
-        *entry = Channels::new(spread, multipliers, shifts, pre_shift);
-    }
-}
-
-#[inline(always)]
-fn words<const BYTES: usize, const N: usize>(bytes: &[u8; BYTES]) -> [i32; N] {
-    let mut words = [0; N];
-    for (word, bytes) in words.iter_mut().zip(bytes.as_chunks().0) {
-        *word = i32::from_le_bytes(*bytes);
-    }
-    words
 }

@@ -1,12 +1,12 @@
 //! x86-64 kernels over the layout `k8n16`.
 //!
-//! One generic convolution (`conv`, `ring`, `tile`, `store`) is compiled for each vector unit; what a unit has to offer
+//! One generic convolution (`conv`, `plan`, `ring`, `params`, `tile`, `store`; `grouped` for groups) is compiled for each vector unit; what a unit has to offer
 //! is the trait `simd::Simd`. Shortcuts use the same trait; pooling is the portable code, compiled again for the unit;
 //! dense layers need no more than AVX2.
 //!
 //! | backend | instruction | pixels by channels |
 //! |---|---|---|
-//! | AVX-512 VNNI | `vpdpbusd` zmm | 16×16, 8×24, 8×32, 8×48 |
+//! | AVX-512 VNNI | `vpdpbusd` zmm | 16×16, 8×24, 8×32, 8×48, 6×64 |
 //! | AVX-VNNI | `vpdpbusd` ymm | 6×16 |
 //! | AVX2 | `vpmaddwd` ymm | 4×16 |
 //!
@@ -17,6 +17,9 @@ mod avx256;
 mod avx512;
 mod conv;
 mod dense;
+mod grouped;
+mod params;
+mod plan;
 mod ring;
 mod shortcut;
 mod simd;

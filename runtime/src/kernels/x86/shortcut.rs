@@ -1,7 +1,8 @@
 //! Shortcuts: as many pixels as are stored together, by 16 or 8 channels.
 
+use super::params::Channels;
 use super::simd::Simd;
-use super::store::{Channels, byte_limits};
+use super::store::byte_limits;
 use crate::kernels::{ShortcutCall, scalar};
 use crate::op::Shortcut;
 

@@ -1,7 +1,10 @@
 //! What the generic convolution asks of a vector unit.
 
-use super::store::Channels;
+use super::params::Channels;
 use super::tile::Kind;
+
+/// Bytes that [`Simd::pick`] may read.
+pub(super) const REACH: usize = 96;
 
 /// A vector unit. One value of [`Simd::Lanes`] has one 128-bit lane for each of [`Simd::PIXELS`] pixels; accumulators
 /// always come in sixteens.
@@ -16,6 +19,10 @@ pub(super) trait Simd: 'static {
     type Weights: Copy;
     /// Activations of one pixel in all lanes.
     type Inputs: Copy;
+    /// Where accumulators find their inputs in a pixel.
+    type Quads: Copy;
+    /// Four activations for each accumulator.
+    type Picked: Copy;
     /// `PIXELS` 128-bit lanes of bytes or 16-bit words.
     type Lanes: Copy;
     /// Pixels whose outputs are stored together: 4 or 2.
@@ -24,6 +31,8 @@ pub(super) trait Simd: 'static {
     const UNIT: usize;
     /// Tiles that are compiled for this unit: the first kind that fits is the best.
     const KINDS: &'static [Kind];
+    /// Tiles of a block of 16 channels of 3x3 convolutions with groups, for strides of 1 and 2.
+    const GROUPED: [&'static Kind; 2];
 
     /// Reads 16 i32 values.
     unsafe fn acc(from: *const i32) -> Self::Acc;
@@ -37,6 +46,13 @@ pub(super) trait Simd: 'static {
     unsafe fn whole(from: *const u8) -> Self::Inputs;
     /// Adds four products to each accumulator, exactly.
     unsafe fn dot(acc: Self::Acc, inputs: Self::Inputs, weights: Self::Weights) -> Self::Acc;
+
+    /// Reads [`Channels::quads`].
+    unsafe fn lanes(channels: &Channels) -> Self::Quads;
+    /// Four inputs for each accumulator: those that `lanes` says, in fours from `from` on. Reads [`REACH`] bytes.
+    unsafe fn pick(from: *const u8, lanes: Self::Quads) -> Self::Picked;
+    /// Adds the products of each accumulator's own four inputs, exactly.
+    unsafe fn dot_picked(acc: Self::Acc, inputs: Self::Picked, weights: Self::Weights) -> Self::Acc;
 
     /// Adds `bias`.
     unsafe fn offset(acc: Self::Acc, channels: &Channels) -> Self::Acc;

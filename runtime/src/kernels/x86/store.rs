@@ -3,6 +3,7 @@
 // Loops over `0..N` with an index are what unrolls completely, so that all arrays become registers.
 #![allow(clippy::needless_range_loop)]
 
+use super::params::Channels;
 use super::simd::Simd;
 use super::tile::{Accumulators, Tile};
 use crate::arith::{add_narrow, add_raw, add_wide, join, split};
@@ -11,54 +12,6 @@ use core::hint::black_box;
 
 /// Activations are kept as unsigned bytes, see [`crate::op::Layout::plane_flip`].
 const FLIP: u8 = crate::op::Layout::K8N16.plane_flip();
-
-/// Parameters of a block, spread over 16 lanes so that tiles only load them.
-///
-/// With `acc` moved left by the layer's `pre_shift` and `scaled = floor(acc * multiplier / 2^32)`, the requantized value
-/// is `(scaled + rounding) >> shift`, which is the law's single rounding ([`crate::arith::requantize`]) as long as the
-/// total right shift is at least 33. A narrow output is not rounded before `t = scaled >> (shift - 1)` has been packed to
-/// words: `(t + 2 * base + 1) >> 1` is the law's `base + value`, and where `t` saturates, so do the narrow limits; with 128 in `base`, the sum is the unsigned byte that is stored. In a block of 8 channels each bias is followed by a zero (even and odd lanes are added
-/// at the end) and the other arrays hold the eight channels twice.
-#[repr(C, align(64))]
-#[derive(Clone, Copy)]
-pub(super) struct Channels {
-    pub(super) bias: [i32; 16],
-    pub(super) multiplier: [i32; 16],
-    /// `multiplier` with odd lanes moved to even ones.
-    pub(super) multiplier_odd: [i32; 16],
-    pub(super) pre_shift: [i32; 16],
-    pub(super) rounding: [i32; 16],
-    pub(super) shift: [i32; 16],
-    /// `shift - 1`.
-    pub(super) shift_less: [i32; 16],
-    /// A bit for each even lane.
-    pub(super) even: u16,
-}
-
-impl Channels {
-    #[inline(always)]
-    pub(super) fn new(bias: [i32; 16], multiplier: [i32; 16], right_shift: [u8; 16], pre_shift: u8) -> Self {
-        // Beyond 31 the result is 0 for every `hi`, as it is for 31.
-        let mut all = Channels {
-            bias,
-            multiplier,
-            multiplier_odd: [0; 16],
-            pre_shift: [i32::from(pre_shift); 16],
-            rounding: [0; 16],
-            shift: [0; 16],
-            shift_less: [0; 16],
-            even: 0x5555,
-        };
-        for i in 0..16 {
-            let shift = (i32::from(right_shift[i]) + i32::from(pre_shift) - 32).clamp(1, 31);
-            all.multiplier_odd[i] = multiplier[i | 1];
-            all.rounding[i] = 1 << (shift - 1);
-            all.shift[i] = shift;
-            all.shift_less[i] = shift - 1;
-        }
-        all
-    }
-}
 
 /// How outputs are stored: whether they are added to the residual, whether they are wide, and whether they or the
 /// residual are raw, which only wide ones can be.
@@ -102,6 +55,10 @@ pub(super) unsafe fn finish<S: Simd, const MR: usize, const NB: usize, const TAI
     }
 }
 
+/// Blocks whose outputs for one pixel fill a cache line: a tile of so many stores pixel by pixel. Only units with four
+/// lanes have such tiles.
+pub(super) const LINE: usize = 4;
+
 /// Stores a tile of which all pixels and channels exist. What could be loops is written out, because compilers leave
 /// loops this large alone, and then the accumulators would not stay in registers.
 #[inline(always)]
@@ -109,9 +66,12 @@ unsafe fn store_all<S: Simd, F: Form, const MR: usize, const NB: usize, const TA
     t: Tile<'_>,
     acc: &Accumulators<S, MR, NB>,
 ) {
-    const { assert!(NB <= 3 && MR <= 4 * S::PIXELS) };
+    const { assert!(NB == LINE || NB < LINE && MR <= 4 * S::PIXELS) };
     // SAFETY: promised by the caller.
     unsafe {
+        if NB == LINE {
+            return store_lines::<S, F, MR, NB>(t, acc);
+        }
         store_block::<S, F, MR, NB, 0>(t, acc);
         store_block::<S, F, MR, NB, 1>(t, acc);
         store_block::<S, F, MR, NB, 2>(t, acc);
@@ -121,6 +81,43 @@ unsafe fn store_all<S: Simd, F: Form, const MR: usize, const NB: usize, const TA
             store_tail::<S, F, MR, NB, 2>(t, acc);
             store_tail::<S, F, MR, NB, 3>(t, acc);
         }
+    }
+}
+
+/// Stores the lines of all pixels; written out like the above.
+#[inline(always)]
+unsafe fn store_lines<S: Simd, F: Form, const MR: usize, const NB: usize>(t: Tile<'_>, acc: &Accumulators<S, MR, NB>) {
+    const { assert!(NB < LINE || MR <= 7 && S::PIXELS == LINE) };
+    // SAFETY: promised by the caller.
+    unsafe {
+        store_line::<S, F, MR, NB, 0>(t, acc);
+        store_line::<S, F, MR, NB, 1>(t, acc);
+        store_line::<S, F, MR, NB, 2>(t, acc);
+        store_line::<S, F, MR, NB, 3>(t, acc);
+        store_line::<S, F, MR, NB, 4>(t, acc);
+        store_line::<S, F, MR, NB, 5>(t, acc);
+        store_line::<S, F, MR, NB, 6>(t, acc);
+    }
+}
+
+/// Stores four blocks of pixel `P`, if there are so many pixels: blocks are to them what pixels are to
+/// [`store_pixels`].
+#[inline(always)]
+unsafe fn store_line<S: Simd, F: Form, const MR: usize, const NB: usize, const P: usize>(
+    t: Tile<'_>,
+    acc: &Accumulators<S, MR, NB>,
+) {
+    if P >= MR {
+        return;
+    }
+    // SAFETY: pixel P exists with 64 channels (`finish` has looked), and the tile has four entries of channels.
+    unsafe {
+        let mut sums = [acc.blocks[P][0]; 4];
+        for b in 0..4 {
+            let sum = [acc.blocks[P][if b < NB { b } else { 0 }]];
+            sums[b] = requantize::<S, 1>(t, sum, &*t.row.channels.add(b), 1, F::WIDE)[0];
+        }
+        store_words::<S, F>(t, S::block_words(sums), t.place.at + P * t.row.out_c, 16, S::PIXELS);
     }
 }
 
@@ -237,22 +234,31 @@ unsafe fn store_pixels<S: Simd, F: Form, const MR: usize, const NB: usize, const
     let (out_c, count) = (t.row.out_c, if MR - first < S::PIXELS { MR - first } else { S::PIXELS });
     // SAFETY: all of the tile's MR pixels and 16 * NB channels exist (`finish` has looked), so each of these `count`
     // pixels has 16 bytes from `at` on in each plane.
+    unsafe { store_words::<S, F>(t, block_words::<S, MR, NB>(t, acc, (first, B), F::WIDE), at, out_c, count) }
+}
+
+/// Finishes and stores `count` times 16 values, `stride` bytes apart from `at` on.
+///
+/// # Safety
+/// They exist in each plane.
+#[inline(always)]
+unsafe fn store_words<S: Simd, F: Form>(t: Tile<'_>, [a, b]: [S::Lanes; 2], at: usize, stride: usize, count: usize) {
+    // SAFETY: promised by the caller.
     unsafe {
-        let [a, b] = block_words::<S, MR, NB>(t, acc, (first, B), F::WIDE);
         let (hi, lo) = (t.row.hi.add(at), t.row.lo.wrapping_add(at));
         if F::WIDE {
             let zero = S::splat(t.row.limits.zero);
             let base =
-                if F::ACCUMULATE { S::join(S::load(hi, out_c, count), S::load(lo, out_c, count)) } else { [zero; 2] };
+                if F::ACCUMULATE { S::join(S::load(hi, stride, count), S::load(lo, stride, count)) } else { [zero; 2] };
             let (high, low) = S::split([add_wide_words::<S, F>(t, base[0], a), add_wide_words::<S, F>(t, base[1], b)]);
-            S::store(hi, out_c, count, high);
-            S::store(lo, out_c, count, low);
+            S::store(hi, stride, count, high);
+            S::store(lo, stride, count, low);
         } else {
             let zero = S::splat(2 * (t.row.limits.zero + 128));
-            let base = if F::ACCUMULATE { S::doubled(S::load(hi, out_c, count)) } else { [zero; 2] };
+            let base = if F::ACCUMULATE { S::doubled(S::load(hi, stride, count)) } else { [zero; 2] };
             let sums = [S::halve(S::add(base[0], a)), S::halve(S::add(base[1], b))];
             let [min, max] = byte_limits(t.row.limits);
-            S::store(hi, out_c, count, S::narrow(sums, min, max));
+            S::store(hi, stride, count, S::narrow(sums, min, max));
         }
     }
 }

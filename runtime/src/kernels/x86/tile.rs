@@ -6,14 +6,19 @@
 // Loops over `0..N` with an index are what unrolls completely, so that all arrays become registers.
 #![allow(clippy::needless_range_loop)]
 
+use super::params::Channels;
 use super::simd::Simd;
-use super::store::{Channels, finish};
+use super::store::finish;
 use crate::kernels::k8n16::{BLOCK_STEP, TAIL_STEP};
 use crate::op::Limits;
 use core::arch::asm;
+use core::arch::x86_64::{_MM_HINT_ET0, _MM_HINT_T1, _mm_prefetch};
 
 /// Largest window height and width ([`crate::model`] refuses larger ones).
 pub(super) const MAX_KERNEL: usize = 15;
+
+/// Bytes that a step of a large tile fetches ahead.
+pub(super) const FETCHED: usize = 64;
 
 /// Compiled tiles for some blocks of channels.
 pub(super) struct Kind {
@@ -21,6 +26,8 @@ pub(super) struct Kind {
     pub(super) blocks: usize,
     /// Whether the block of 8 channels comes with them.
     pub(super) tail: bool,
+    /// Whether they fetch ahead.
+    pub(super) fetch: bool,
     /// Widest first.
     pub(super) widths: &'static [Width],
 }
@@ -47,6 +54,12 @@ pub(super) struct Row {
     /// Weights of the block of 8 channels for the first of `rows`.
     pub(super) tail_weights: *const u8,
     pub(super) channels: *const Channels,
+    /// For convolutions with groups: fours of inputs of a group.
+    pub(super) quads: usize,
+    /// Likewise: bytes of a pixel in the ring.
+    pub(super) pixel: usize,
+    /// Weights that will be needed next, which large tiles fetch a cache line a step. Nothing is read from there.
+    pub(super) ahead: *const u8,
     /// The row's first output of the first block.
     pub(super) hi: *mut u8,
     /// Null for a narrow output.
@@ -109,30 +122,34 @@ impl<S: Simd, const MR: usize, const NB: usize> Accumulators<S, MR, NB> {
 
 /// What moves on with every step.
 struct Cursor {
+    ahead: *const u8,
     /// Every fourth pixel's activations.
     inputs: [*const u8; 4],
     weights: *const u8,
     tail_weights: *const u8,
 }
 
-/// Computes a tile.
+/// Computes a tile. With `FETCH` its steps ask for weights and its beginning for outputs that may be far away; what small
+/// networks compute stays in the first caches, where hints would only cost time.
 ///
 /// # Safety
 /// The instruction set of `S` is available and `t` is valid.
 #[inline(always)]
-pub(super) unsafe fn body<S: Simd, const MR: usize, const NB: usize, const TAIL: bool>(t: Tile<'_>) {
+pub(super) unsafe fn body<S: Simd, const MR: usize, const NB: usize, const TAIL: bool, const FETCH: bool>(t: Tile<'_>) {
     // SAFETY: `t` is valid: its channels have NB + TAIL entries, and each loop takes as many steps as it may.
     unsafe {
         let mut acc = start::<S, MR, NB, TAIL>(t);
-        let mut at = Cursor { inputs: [t.row.base; 4], weights: t.row.weights, tail_weights: t.row.tail_weights };
+        fetch_outputs::<MR, FETCH>(t);
+        let (weights, tail_weights) = (t.row.weights, t.row.tail_weights);
+        let mut at = Cursor { inputs: [t.row.base; 4], weights, tail_weights, ahead: t.row.ahead };
         for &row in t.row.rows.iter().take(t.row.row_count) {
             for (i, inputs) in at.inputs.iter_mut().enumerate().take(MR.div_ceil(4)) {
                 // Before the input, if the first pixel's first column is left out.
                 *inputs = opaque(t.row.base.wrapping_add(t.place.start + row + 4 * i * t.row.distance));
             }
-            steps::<S, MR, NB, TAIL, 1, 0>(t, &mut acc, &mut at, t.place.steps[0]);
-            steps::<S, MR, NB, TAIL, 0, 0>(t, &mut acc, &mut at, t.place.steps[1]);
-            steps::<S, MR, NB, TAIL, 0, 1>(t, &mut acc, &mut at, t.place.steps[2]);
+            steps::<S, MR, NB, TAIL, FETCH, 1, 0>(t, &mut acc, &mut at, t.place.steps[0]);
+            steps::<S, MR, NB, TAIL, FETCH, 0, 0>(t, &mut acc, &mut at, t.place.steps[1]);
+            steps::<S, MR, NB, TAIL, FETCH, 0, 1>(t, &mut acc, &mut at, t.place.steps[2]);
             half_step::<S, MR, NB, TAIL>(t, &mut acc, &mut at);
         }
         finish::<S, MR, NB, TAIL>(t, &acc);
@@ -140,7 +157,9 @@ pub(super) unsafe fn body<S: Simd, const MR: usize, const NB: usize, const TAIL:
 }
 
 #[inline(always)]
-unsafe fn start<S: Simd, const MR: usize, const NB: usize, const TAIL: bool>(t: Tile<'_>) -> Accumulators<S, MR, NB> {
+pub(super) unsafe fn start<S: Simd, const MR: usize, const NB: usize, const TAIL: bool>(
+    t: Tile<'_>,
+) -> Accumulators<S, MR, NB> {
     // SAFETY: the tile has NB entries of channels, and one more with TAIL (without it, entry 0 is read once more).
     unsafe {
         let tail = S::acc((*t.row.channels.add(if TAIL { NB } else { 0 })).bias.as_ptr());
@@ -153,6 +172,28 @@ unsafe fn start<S: Simd, const MR: usize, const NB: usize, const TAIL: bool>(t: 
         }
         Accumulators { blocks, tail: [tail; MR] }
     }
+}
+
+/// Asks for the cache lines of the tile's outputs, which hold the residual or will be written.
+#[inline(always)]
+fn fetch_outputs<const MR: usize, const FETCH: bool>(t: Tile<'_>) {
+    if !FETCH {
+        return;
+    }
+    for p in 0..MR {
+        let at = t.place.at + p * t.row.out_c;
+        hint::<_MM_HINT_ET0>(t.row.hi.wrapping_add(at));
+        if !t.row.lo.is_null() {
+            hint::<_MM_HINT_ET0>(t.row.lo.wrapping_add(at));
+        }
+    }
+}
+
+/// A hint that faults nowhere, wherever it points.
+#[inline(always)]
+fn hint<const HOW: i32>(at: *const u8) {
+    // SAFETY: nothing is read, and all x86-64 processors have the instruction.
+    unsafe { _mm_prefetch::<HOW>(at.cast()) }
 }
 
 /// The same pointer, but compilers do not see that. They would keep one pointer for each pixel otherwise, more than
@@ -169,7 +210,15 @@ fn opaque(mut p: *const u8) -> *const u8 {
 
 /// `count` steps of all pixels but the first `FROM` and the last `OMIT` ones.
 #[inline(always)]
-unsafe fn steps<S: Simd, const MR: usize, const NB: usize, const TAIL: bool, const FROM: usize, const OMIT: usize>(
+unsafe fn steps<
+    S: Simd,
+    const MR: usize,
+    const NB: usize,
+    const TAIL: bool,
+    const FETCH: bool,
+    const FROM: usize,
+    const OMIT: usize,
+>(
     t: Tile<'_>,
     acc: &mut Accumulators<S, MR, NB>,
     at: &mut Cursor,
@@ -181,6 +230,10 @@ unsafe fn steps<S: Simd, const MR: usize, const NB: usize, const TAIL: bool, con
             dot_blocks::<S, MR, NB, FROM, OMIT, 0>(t, acc, at);
             dot_blocks::<S, MR, NB, FROM, OMIT, 1>(t, acc, at);
             finish_step::<S, MR, NB, TAIL, FROM, OMIT>(t, acc, at);
+            if FETCH {
+                hint::<_MM_HINT_T1>(at.ahead);
+                at.ahead = at.ahead.wrapping_add(FETCHED);
+            }
         }
     }
 }

@@ -1,0 +1,141 @@
+//! Which tiles compute a row.
+
+use super::ring::border_steps;
+use super::simd::Simd;
+use super::tile::{Kind, Place, Width};
+use crate::kernels::k8n16;
+use crate::op::ConvShape;
+use core::ptr;
+
+/// What places depend on.
+pub(super) struct Geometry<'a> {
+    pub(super) shape: &'a ConvShape,
+    pub(super) out_w: usize,
+    /// Bytes from a pixel's window to the next one's.
+    pub(super) distance: usize,
+    /// Bytes from an output pixel to the next one.
+    pub(super) out_pixel: usize,
+    /// Steps of a window row, half ones included.
+    pub(super) row_steps: usize,
+    /// Whether steps that only read the border can be left out.
+    pub(super) skip_columns: bool,
+}
+
+/// Tiles of pixels `from..to` of a row: the same ones for every row, so that they are usually worked out once.
+pub(super) struct Plan {
+    kind: *const Kind,
+    from: usize,
+    to: usize,
+    places: [Place; 20],
+    count: usize,
+}
+
+impl Plan {
+    pub(super) fn new() -> Self {
+        let nowhere = Place { run: |_| (), start: 0, steps: [0; 3], at: 0, pixels: 0 };
+        Plan { kind: ptr::null(), from: 0, to: 0, places: [nowhere; 20], count: 0 }
+    }
+
+    /// Tiles of a row from column `from` on, and where they end.
+    #[inline(always)]
+    pub(super) fn tiles<'a>(
+        &mut self,
+        from: usize,
+        kind: &'static Kind,
+        geometry: impl Fn() -> Geometry<'a>,
+    ) -> (&[Place], usize) {
+        if !(self.from == from && self.count > 0 && ptr::eq(self.kind, kind)) {
+            self.fill(&geometry(), kind, from);
+        }
+        (&self.places[..self.count], self.to)
+    }
+
+    #[cold]
+    fn fill(&mut self, row: &Geometry<'_>, kind: &'static Kind, from: usize) {
+        (self.kind, self.from, self.to, self.count) = (kind, from, from, 0);
+        for place in &mut self.places {
+            let left = row.out_w - self.to;
+            if left == 0 {
+                return;
+            }
+            let width = pick(kind.widths, left);
+            *place = Place {
+                run: width.run,
+                start: self.to * row.distance,
+                steps: if row.skip_columns && width.pixels <= left {
+                    border_steps(row.shape, self.to, width.pixels)
+                } else {
+                    [0, row.row_steps - k8n16::half_steps(row.shape), 0]
+                },
+                at: self.to * row.out_pixel,
+                pixels: width.pixels.min(left),
+            };
+            self.to += place.pixels;
+            self.count += 1;
+        }
+    }
+}
+
+/// What kinds of tiles suit a layer.
+#[derive(Clone, Copy)]
+pub(super) struct Taste {
+    /// Results are stored often enough for whole cache lines to pay, as those of 1x1 convolutions; otherwise it matters more
+    /// that weights serve many pixels.
+    pub(super) lines: bool,
+    /// Weights are so many that they come from afar.
+    pub(super) fetch: bool,
+}
+
+/// Bytes of weights that are not read from the first caches.
+const FAR: usize = 96 << 10;
+
+impl Taste {
+    #[inline(always)]
+    pub(super) fn of(shape: &ConvShape) -> Self {
+        Taste { lines: shape.kernel == 1, fetch: k8n16::part_weights_len(shape) >= FAR }
+    }
+}
+
+/// The kind of tile for the blocks after the first `done` ones.
+pub(super) fn next_kind<S: Simd>(blocks: k8n16::Blocks, done: usize, taste: Taste) -> Option<&'static Kind> {
+    let left = blocks.full - done;
+    let good = |k: &&Kind| match (k.tail, k.blocks) {
+        (true, n) => blocks.tail && n == left,
+        (false, 4) => taste.lines && left > 0 && left.is_multiple_of(4),
+        // Two tiles of two blocks are faster than three and one.
+        (false, 3) => left >= 3 && (left != 4 || blocks.tail) && (taste.fetch || !k.fetch),
+        (false, n) => (1..=left).contains(&n),
+    };
+    S::KINDS.iter().find(good)
+}
+
+/// The tile for the next of `left` pixels: the widest one such that others fill what it leaves exactly; if there is
+/// none, the widest one that leaves enough for another tile.
+pub(super) fn pick(widths: &'static [Width], left: usize) -> &'static Width {
+    let (widest, least) = (&widths[0], &widths[widths.len() - 1]);
+    if left > 4 * widest.pixels {
+        // Whatever can be filled at all can be filled with this one first.
+        return widest;
+    }
+    let good = |w: &&Width| w.pixels <= left && (w.pixels == left || w.pixels + least.pixels <= left);
+    let exact = widths.iter().find(|w| w.pixels <= left && fills(widths, left - w.pixels));
+    exact.or_else(|| widths.iter().find(good)).or_else(|| widths.iter().find(|w| w.pixels <= left)).unwrap_or(least)
+}
+
+/// Whether tiles can fill `pixels` exactly.
+fn fills(widths: &[Width], pixels: usize) -> bool {
+    if widths.iter().any(|w| pixels.is_multiple_of(w.pixels)) {
+        return true;
+    }
+    // Bit n: n pixels can be filled, of at most four of the widest tiles' (see `pick`).
+    let mut filled = 1u128;
+    debug_assert!(pixels < 128);
+    for n in 0..pixels {
+        if filled >> n & 1 > 0 {
+            for width in widths.iter().filter(|w| n + w.pixels <= pixels) {
+                filled |= 1 << (n + width.pixels);
+            }
+        }
+    }
+    filled >> pixels & 1 > 0
+}
