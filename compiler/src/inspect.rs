@@ -2,6 +2,7 @@
 
 mod artifact;
 mod checkpoint;
+mod rules;
 
 use serde::Serialize;
 
@@ -9,6 +10,7 @@ pub use artifact::{
     ArtifactReport, Cost, KernelReport, OpReport, PartReport, Region, RouterReport, SectionReport, groups,
 };
 pub use checkpoint::{CheckpointReport, FloatOp, FloatPart, FloatRouter};
+pub use rules::{combiner, rules, rules_text};
 
 /// Input and preprocessing.
 #[derive(Clone, Debug, Serialize)]

@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
-use crate::checkpoint::{self, Checkpoint, Embedded};
-use crate::description::Description;
+use crate::checkpoint::{self, Checkpoint, Embedded, Names};
+use crate::description::{Description, ModelTable};
 use crate::import::{self, ImportOptions, Imported};
 use crate::onnx::{self, OnnxModel};
 
@@ -23,18 +23,36 @@ enum Model {
     Onnx(Box<OnnxModel>),
 }
 
+/// Reads a checkpoint as its description says.
+fn load_checkpoint(
+    path: &Path,
+    embedded: Embedded,
+    description: Option<&(PathBuf, Description)>,
+) -> Result<Checkpoint> {
+    let Some((file, description)) = description else { return checkpoint::load_with(path, embedded) };
+    let table = &description.model;
+    let names = Names::new(&table.rename, &table.ignore).with_context(|| file.display().to_string())?;
+    let embedded = if table.has_arch() { embedded.or_none() } else { embedded };
+    checkpoint::load_named(path, embedded, &names).with_context(|| format!("following {}", file.display()))
+}
+
 impl Source {
     /// Reads the model in a file or folder; `embedded` says what may stand in for a missing `config.json`.
     ///
     /// # Errors
     /// Names the file and what is wrong with it; see [`checkpoint::load`] and [`OnnxModel::load`].
     pub fn open(path: &Path, embedded: Embedded) -> Result<Self> {
+        let description = Description::beside(path)?;
         let model = if onnx::is_onnx(path) {
+            if let Some((file, description)) = &description {
+                let unused = description.model == ModelTable::default();
+                ensure!(unused, "{}: [model] is for checkpoints, and {} is ONNX", file.display(), path.display());
+            }
             Model::Onnx(Box::new(OnnxModel::load(path)?))
         } else {
-            Model::Checkpoint(Box::new(checkpoint::load_with(path, embedded)?))
+            Model::Checkpoint(Box::new(load_checkpoint(path, embedded, description.as_ref())?))
         };
-        Ok(Self { model, description: Description::beside(path)? })
+        Ok(Self { model, description })
     }
 
     /// Builds the network; `ride.toml` fills in what the options leave open.
@@ -47,12 +65,20 @@ impl Source {
             Model::Checkpoint(checkpoint) => import::network(checkpoint, &options),
             Model::Onnx(model) => onnx::import(model, &options),
         };
-        imported.with_context(|| format!("cannot import the model {}", self.weights().display()))
+        imported.with_context(|| {
+            let weights = self.weights().display();
+            match &self.description {
+                Some((path, _)) => format!("cannot import the model {weights} as {} describes it", path.display()),
+                None => format!("cannot import the model {weights}"),
+            }
+        })
     }
 
     /// The options, completed by `ride.toml`.
     pub fn options(&self, options: &ImportOptions) -> ImportOptions {
-        self.description.as_ref().map_or_else(|| options.clone(), |(_, description)| description.complete(options))
+        self.description
+            .as_ref()
+            .map_or_else(|| options.clone(), |(path, description)| description.complete(path, options))
     }
 
     /// Whether images' normalisation can only be known from options or `ride.toml`.

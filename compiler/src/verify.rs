@@ -53,6 +53,10 @@ pub struct Report {
     pub groups_known: bool,
     /// Convolution kernel that ran.
     pub kernel: &'static str,
+    /// How experts are combined, on both sides.
+    pub combiner: String,
+    /// What routers decide by, on both sides; none without routers.
+    pub routers: Vec<String>,
 }
 
 /// Results with a fixed number of experts.
@@ -106,7 +110,8 @@ pub fn check_same_model(model: Model<'_>, network: &Network) -> Result<()> {
     ensure!(
         model.fingerprint() == found,
         "the artifact was not built from this model: it carries the fingerprint {} of a {} with {} experts, the model \
-         is a {} with {} experts and fingerprint {found}; build the artifact again or name the right model",
+         is a {} with {} experts and fingerprint {found}; build the artifact again, name the right model, or repeat the \
+         options and the ride.toml that it was built with (--combiner, --router, --router-threshold, --logit-adjustment)",
         model.fingerprint(),
         model.arch(),
         model.experts(),
@@ -234,6 +239,8 @@ impl Job<'_> {
             layers_images: records.iter().filter(|r| !r.layers.is_empty()).count(),
             groups_known: counts.is_some(),
             kernel: ride_runtime::kernels::best(self.model.layout()).map_or("", |b| b.conv.name),
+            combiner: crate::inspect::combiner(self.model),
+            routers: crate::inspect::rules(self.model),
             routed: VerifyReport {
                 images: records.len() as u64,
                 float,

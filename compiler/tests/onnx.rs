@@ -5,10 +5,13 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use ride_compiler::checkpoint::Embedded;
+use ride_compiler::description::{CombinerKind, CombinerTable, Rules};
 use ride_compiler::import::{ImportOptions, Imported};
 use ride_compiler::network::{Op, Routing};
 use ride_compiler::onnx::{self, OnnxModel};
 use ride_compiler::reference::{Executor, Forward, Image, Policy, Scratch};
+use ride_compiler::source::Source;
 use tract_onnx::prelude::*;
 
 fn data(name: &str) -> PathBuf {
@@ -319,7 +322,10 @@ fn the_command_line_takes_a_split_model_with_its_description() {
     let report: serde_json::Value = serde_json::from_str(&report).unwrap();
     assert!(report["fixed"][2]["sqnr_db"].as_f64().unwrap() > 25.0, "{report}");
     let shown = ride_compile(&["inspect", &model]).unwrap();
-    assert!(shown.contains("ONNX model") && shown.contains("3, routed") && shown.contains("ride.toml"), "{shown}");
+    assert!(
+        shown.contains("ONNX model") && shown.contains("3, combined by mean") && shown.contains("ride.toml"),
+        "{shown}"
+    );
     fs::write(lab.path().join("model/ride.toml"), "[onnx]\nexperts = 2\n").unwrap();
     let error = ride_compile(&["inspect", &model]).unwrap_err();
     assert!(error.contains("3 experts") && error.contains("says 2"), "{error}");
@@ -342,4 +348,53 @@ fn a_limited_relu_runs_in_int8() {
     let report = ride_compile(&["verify", &artifact, "--model", &model, "--data", &images, "--json"]).unwrap();
     let report: serde_json::Value = serde_json::from_str(&report).unwrap();
     assert!(report["fixed"][0]["sqnr_db"].as_f64().unwrap() > 25.0, "{report}");
+}
+
+/// Experts that share nothing read the image themselves; a description gives them routers, as their graph has none.
+#[test]
+fn experts_without_a_stem_run_in_int8_with_routers_of_a_description() {
+    let lab = tempfile::tempdir().unwrap();
+    let at = |name: &str| lab.path().join(name).to_str().unwrap().to_owned();
+    fs::copy(data("separate-script-15.onnx"), lab.path().join("model.onnx")).unwrap();
+    let (model, images, artifact) = (at("model.onnx"), at("images.npz"), at("out.ride"));
+    let preprocess = "[preprocess]\nmean = [0.5]\nstd = [0.25]\n";
+    let describe = |text: &str| fs::write(lab.path().join("ride.toml"), format!("{preprocess}{text}")).unwrap();
+    // The threshold is the middle of the scores, so that some pictures stop and some go on.
+    describe("[router]\ncriterion = 'margin'\nthreshold = 0");
+    let mut imported = Source::open(Path::new(&model), Embedded::Ignore).unwrap().import(&Default::default()).unwrap();
+    imported.apply_rules(&[]).unwrap();
+    let network = imported.network;
+    pictures(&lab.path().join("images.npz"), network.classes, 16);
+    let executor = Executor::new(&network).unwrap();
+    let count = 3 * network.classes;
+    let pixels: Vec<u8> = noise(1, count * 16 * 16 * 3).iter().map(|x| (x * 100.0 + 128.0) as u8).collect();
+    let score = |image: &[u8]| {
+        executor.forward(Image::Pixels(image), Policy::All, &mut Scratch::default(), None).unwrap().scores[0]
+    };
+    let mut scores: Vec<f32> = pixels.chunks_exact(16 * 16 * 3).map(score).collect();
+    scores.sort_by(f32::total_cmp);
+    let threshold = (scores[count / 2 - 1] + scores[count / 2]) / 2.0;
+    describe(&format!("[router]\ncriterion = 'margin'\nthreshold = {threshold}\n[combiner]\nkind = 'sum'\n"));
+    let built = ride_compile(&["build", &model, "--data", &images, "-o", &artifact, "--json"]).unwrap();
+    let built: serde_json::Value = serde_json::from_str(&built).unwrap();
+    assert_eq!((built["experts"].as_u64(), built["combiner"].as_str()), (Some(2), Some("sum")));
+    let report = ride_compile(&["verify", &artifact, "--model", &model, "--data", &images, "--json"]).unwrap();
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    assert!(report["fixed"][1]["sqnr_db"].as_f64().unwrap() > 25.0, "{report}");
+    assert!(report["agreement"]["route"].as_f64().unwrap() > 85.0, "{report}");
+    let alone = report["int8"]["experts"][0].as_f64().unwrap();
+    assert!((0.3..0.7).contains(&alone), "{report}");
+    // Names and architectures are for checkpoints.
+    describe("[model]\nseparate = true\n");
+    let error = ride_compile(&["inspect", &model]).unwrap_err();
+    assert!(error.contains("ride.toml") && error.contains("[model]"), "{error}");
+}
+
+#[test]
+fn weights_of_a_graph_stay() {
+    let combiner = Some(CombinerTable { kind: CombinerKind::Mean, weights: None });
+    let options = ImportOptions { rules: Rules { combiner, ..Rules::default() }, ..options() };
+    let model = OnnxModel::load(&data("weighted-script-17.onnx")).unwrap();
+    let error = format!("{:#}", onnx::import(&model, &options).unwrap_err());
+    assert!(error.contains("[combiner]") && error.contains("weights"), "{error}");
 }

@@ -15,24 +15,32 @@ const BOARDS: &[(&str, u32, bool)] = &[
     ("stm32u585", 4_000_000, false),
 ];
 
-/// Rows, columns and channels of the images: those of the CIFAR networks.
-const IMAGE: (usize, usize, usize) = (32, 32, 3);
-
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-env-changed=RIDE_BOARD");
     println!("cargo:rerun-if-env-changed=RIDE_MODEL");
     println!("cargo:rerun-if-env-changed=RIDE_IMAGES");
+    println!("cargo:rerun-if-env-changed=RIDE_ROUNDS");
     println!("cargo:rustc-check-cfg=cfg(armv6m)");
     if env::var("TARGET").is_ok_and(|target| target.starts_with("thumbv6m")) {
         println!("cargo:rustc-cfg=armv6m");
     }
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     board(&out);
-    model();
-    let count = env::var("RIDE_IMAGES").map_or(4, |n| n.parse().expect("RIDE_IMAGES is a number of images"));
-    let images: Vec<u8> = (1..=count).flat_map(image).collect();
+    let module = model();
+    let count = number("RIDE_IMAGES", 4);
+    let size = ["HEIGHT", "WIDTH", "CHANNELS"].map(|name| constant(&module, name));
+    let images: Vec<u8> = (1..=count).flat_map(|seed| image(seed, size)).collect();
     fs::write(out.join("images.bin"), images).expect("images can be written");
+}
+
+/// An environment variable that holds a positive number.
+fn number(name: &str, default: u32) -> u32 {
+    let Ok(text) = env::var(name) else { return default };
+    match text.parse() {
+        Ok(n) if n > 0 => n,
+        _ => panic!("{name}={text}: expected a positive number"),
+    }
 }
 
 fn board(out: &Path) {
@@ -44,7 +52,9 @@ fn board(out: &Path) {
     let map = format!("boards/{name}.x");
     fs::copy(&map, out.join("memory.x")).unwrap_or_else(|error| panic!("{map}: {error}"));
     let constants = format!(
-        "pub const NAME: &str = {name:?};\npub const CLOCK_HZ: u32 = {clock};\npub const EMULATED: bool = {emulated};\n"
+        "pub const NAME: &str = {name:?};\npub const CLOCK_HZ: u32 = {clock};\npub const EMULATED: bool = {emulated};\n\
+         pub const ROUNDS: usize = {};\n",
+        number("RIDE_ROUNDS", 1)
     );
     fs::write(out.join("board.rs"), constants).expect("board.rs can be written");
     println!("cargo:rerun-if-changed={map}");
@@ -54,7 +64,8 @@ fn board(out: &Path) {
     }
 }
 
-fn model() {
+/// Finds the module and returns its text.
+fn model() -> String {
     let path = env::var("RIDE_MODEL").unwrap_or_else(|_| "model/model.rs".to_owned());
     let path = Path::new(&env::var("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR")).join(path);
     assert!(
@@ -65,10 +76,18 @@ fn model() {
     );
     println!("cargo:rerun-if-changed={}", path.display());
     println!("cargo:rustc-env=RIDE_MODEL_RS={}", path.display());
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-fn image(seed: u32) -> Vec<u8> {
-    let (height, width, channels) = IMAGE;
+/// A constant of the module.
+fn constant(module: &str, name: &str) -> usize {
+    let start = format!("pub const {name}: usize = ");
+    let value = module.lines().find_map(|line| line.strip_prefix(&start)?.strip_suffix(';')?.parse().ok());
+    value.unwrap_or_else(|| panic!("the module of RIDE_MODEL has no constant {name}; build it again"))
+}
+
+/// The synthetic image of a seed, the same on every machine.
+fn image(seed: u32, [height, width, channels]: [usize; 3]) -> Vec<u8> {
     let mut pixels = vec![0; height * width * channels];
     ride_runtime::golden::image(seed, (width, channels), &mut pixels);
     pixels

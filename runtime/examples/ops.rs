@@ -98,7 +98,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let start = memory.as_ptr().addr().next_multiple_of(ARENA_ALIGN) - memory.as_ptr().addr();
     let team = Team::new(setting("THREADS", 1.0) as usize)?;
     let mut session = Session::with_backend(model, &mut memory[start..], backend)?.with_team(&team);
-    let image: Vec<u8> = (0..model.input_len()).map(|i| (i * 2_654_435_761 >> 13) as u8).collect();
+    let image: Vec<u8> = (0..model.input_len()).map(|i| ((i * 2_654_435_761) >> 13) as u8).collect();
     let passes = (setting("PASSES", 30.0) as usize).max(1);
 
     session.classify(&image, Policy::All)?;

@@ -42,7 +42,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let bytes = std::fs::read(path).map_err(|e| format!("cannot read {path}: {e}"))?;
     let model = Model::parse(&bytes)?;
     let experts: usize = args.get(2).map_or(Ok(model.experts()), |n| n.parse())?;
-    let image: Vec<u8> = (0..model.input_len()).map(|i| (i * 2_654_435_761 >> 13) as u8).collect();
+    let image: Vec<u8> = (0..model.input_len()).map(|i| ((i * 2_654_435_761) >> 13) as u8).collect();
 
     let teams = (1..=threads.max(1)).map(Team::new).collect::<Result<Vec<_>, _>>()?;
     let mut samples = vec![Vec::new(); teams.len()];

@@ -255,10 +255,14 @@ impl<'m> Model<'m> {
         if overlap(&regions) {
             return bad("fixed regions overlap", field::SCRATCH);
         }
-        for f in [field::TARGET, field::ARCH, field::FINGERPRINT] {
-            if core::str::from_utf8(&self.head[f..f + 32]).is_err() {
-                return bad("a name is not UTF-8", f);
-            }
+        // Constant ranges: their checks disappear.
+        let names = [
+            (field::TARGET, &self.head[field::TARGET..][..32]),
+            (field::ARCH, &self.head[field::ARCH..][..32]),
+            (field::FINGERPRINT, &self.head[field::FINGERPRINT..][..32]),
+        ];
+        if let Some((at, _)) = names.iter().find(|(_, name)| core::str::from_utf8(name).is_err()) {
+            return bad("a name is not UTF-8", *at);
         }
         Ok(())
     }
@@ -600,7 +604,8 @@ fn span(section: &[u8], s: Span) -> Result<&[u8], &'static str> {
 
 fn overlap(ranges: &[core::ops::Range<usize>]) -> bool {
     ranges.iter().enumerate().any(|(i, a)| {
-        ranges[i + 1..].iter().any(|b| !a.is_empty() && !b.is_empty() && a.start < b.end && b.start < a.end)
+        let mut later = ranges.iter().skip(i + 1);
+        later.any(|b| !a.is_empty() && !b.is_empty() && a.start < b.end && b.start < a.end)
     })
 }
 
@@ -613,15 +618,15 @@ fn find(bytes: &[u8], kind: Kind, index: u16) -> Option<&[u8]> {
 }
 
 fn text(bytes: &[u8]) -> &str {
-    let end = bytes.iter().position(|&b| b == 0).unwrap_or(bytes.len());
-    core::str::from_utf8(&bytes[..end]).unwrap_or("")
+    let name = bytes.split(|&b| b == 0).next().unwrap_or_default();
+    core::str::from_utf8(name).unwrap_or("")
 }
 
 /// A class name: length (u16), then UTF-8.
 fn split_name(bytes: &[u8]) -> Option<(&str, &[u8])> {
-    let len = usize::from(u16::from_le_bytes(*bytes.first_chunk()?));
-    let name = core::str::from_utf8(bytes.get(2..2 + len)?).ok()?;
-    Some((name, &bytes[2 + len..]))
+    let (len, rest) = bytes.split_first_chunk()?;
+    let (name, rest) = rest.split_at_checked(usize::from(u16::from_le_bytes(*len)))?;
+    Some((core::str::from_utf8(name).ok()?, rest))
 }
 
 /// An operation's name: length (u8), then UTF-8.

@@ -26,6 +26,10 @@ for cpu in cortex-a53 cortex-a76 max,sve=off; do
     printf '\n== kernels on %s\n' "$cpu"
     QEMU_CPU=$cpu cargo test --release --locked -q -p ride-runtime --features std --target $a64 --test kernels
 done
+# As on a machine without an operating system, where nobody can be asked what the processor has.
+printf '\n== kernels on cortex-a76, chosen by the compiler\n'
+QEMU_CPU=cortex-a76 RUSTFLAGS=-Ctarget-cpu=cortex-a76 cargo test --release --locked -q -p ride-runtime --target $a64 \
+    --target-dir "$CARGO_TARGET_DIR/cortex-a76" --test kernels
 printf '\n== kernels on 32-bit Arm\n'
 cargo test --release --locked -q -p ride-runtime --features std --target armv7-unknown-linux-gnueabihf --test kernels
 

@@ -48,7 +48,7 @@ pkgs=(gcc libc6-dev binutils qemu-user qemu-system-arm gdb-multiarch)
 for t in "${TARGETS[@]}"; do case $t in
     aarch64-unknown-linux-gnu) pkgs+=(gcc-aarch64-linux-gnu libc6-dev-arm64-cross) ;;
     armv7-unknown-linux-gnueabihf) pkgs+=(gcc-arm-linux-gnueabihf libc6-dev-armhf-cross) ;;
-    thumb*-none-eabi*) ;;
+    thumb*-none-eabi*) pkgs+=(gcc-arm-none-eabi) ;;    # for firmware in C
     *) die "unknown target $t" ;;
 esac; done
 command -v dpkg-query >/dev/null || die "no Debian packages here: install ${pkgs[*]} by other means"

@@ -27,7 +27,7 @@ pub(super) fn locate(path: &Path) -> Result<Located> {
 
 /// The weights file of a folder, with a note if there was a choice.
 fn choose(folder: &Path) -> Result<(PathBuf, Vec<String>)> {
-    for extension in ["pth", "pt", "safetensors"] {
+    for extension in ["pth", "pt", "pth.tar", "safetensors"] {
         let mut names = names(folder, extension)?;
         names.sort_by(|a, b| natural(a, b));
         let preferred = ["checkpoint", "model_best"].map(|stem| format!("{stem}.{extension}"));
@@ -45,8 +45,10 @@ fn names(folder: &Path, extension: &str) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in fs::read_dir(folder).with_context(what)? {
         let path = entry.with_context(what)?.path();
-        if path.extension().is_some_and(|e| e == extension) && path.is_file() {
-            names.extend(path.file_name().and_then(|name| name.to_str()).map(str::to_string));
+        let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+        let stem = name.strip_suffix(extension).and_then(|stem| stem.strip_suffix('.'));
+        if stem.is_some_and(|stem| !stem.is_empty()) && path.is_file() {
+            names.push(name.to_owned());
         }
     }
     Ok(names)

@@ -19,6 +19,7 @@ mod budget;
 mod config;
 mod legacy;
 mod locate;
+mod names;
 mod safetensors;
 mod state;
 mod storage;
@@ -28,6 +29,8 @@ mod zip;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+
+pub use names::Names;
 
 /// Largest `config.json` that is read, in bytes; the official ones have about 2 KB.
 const MAX_CONFIG: u64 = 16 << 20;
@@ -53,7 +56,8 @@ pub struct Source {
 /// A trained model as its trainer saved it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Checkpoint {
-    /// The training configuration: `arch`, `data_loader` and so on.
+    /// The training configuration: `arch`, `data_loader` and so on; null if there is none and
+    /// none is needed.
     pub config: Value,
     /// The model's tensors by name, without the prefixes `module.` and `backbone.`, whatever type they were stored in.
     pub tensors: BTreeMap<String, Tensor>,
@@ -65,6 +69,7 @@ pub struct Checkpoint {
 
 /// What a weights file holds.
 struct Contents {
+    /// By the names in the file.
     tensors: BTreeMap<String, Tensor>,
     /// The configuration pickled in the checkpoint, if it was asked for and is there.
     config: Option<Value>,
@@ -90,6 +95,26 @@ pub enum Embedded {
     Ignore,
     /// It stands in for a missing `config.json`; a note says so.
     Accept,
+    /// Without a `config.json` there is no configuration: all that is needed is known otherwise.
+    Optional,
+    /// It stands in for a missing `config.json` if it is there, and may be missing as well.
+    AcceptOptional,
+}
+
+impl Embedded {
+    fn accepts(self) -> bool {
+        matches!(self, Embedded::Accept | Embedded::AcceptOptional)
+    }
+
+    fn optional(self) -> bool {
+        matches!(self, Embedded::Optional | Embedded::AcceptOptional)
+    }
+
+    /// The same choice where a configuration is not needed.
+    #[must_use]
+    pub fn or_none(self) -> Self {
+        if self.accepts() { Embedded::AcceptOptional } else { Embedded::Optional }
+    }
 }
 
 /// As [`load`], with a choice of what may stand in for `config.json`.
@@ -97,12 +122,20 @@ pub enum Embedded {
 /// # Errors
 /// As [`load`].
 pub fn load_with(path: &Path, embedded: Embedded) -> Result<Checkpoint> {
+    load_named(path, embedded, &Names::default())
+}
+
+/// As [`load_with`], with rules for the names of tensors.
+///
+/// # Errors
+/// As [`load`], and if two tensors get the same name.
+pub fn load_named(path: &Path, embedded: Embedded, names: &Names) -> Result<Checkpoint> {
     let located = locate::locate(path)?;
     let weights = &located.weights;
     ensure!(
-        located.config.is_some() || embedded == Embedded::Accept,
-        "there is no {}: put the config.json that the trainer wrote beside the checkpoint, or pass --embedded-config to \
-         take the configuration that is pickled in it",
+        located.config.is_some() || embedded != Embedded::Ignore,
+        "there is no {}: put the config.json that the trainer wrote beside the checkpoint, pass --embedded-config to \
+         take the configuration that is pickled in it, or describe the model in the table [model] of a ride.toml",
         located.expected_config.display()
     );
     let config = match &located.config {
@@ -110,10 +143,13 @@ pub fn load_with(path: &Path, embedded: Embedded) -> Result<Checkpoint> {
         None => None,
     };
     let file = File::open(weights).with_context(|| format!("cannot open the checkpoint {}", weights.display()))?;
-    let contents = read(BufReader::new(file), config.is_none());
+    let contents = read(BufReader::new(file), config.is_none() && embedded.accepts());
     let contents = contents.with_context(|| format!("cannot read the checkpoint {}", weights.display()))?;
+    let (tensors, unused) =
+        names.apply(contents.tensors).with_context(|| format!("cannot use the checkpoint {}", weights.display()))?;
     let mut notes = located.notes;
     notes.extend(contents.notes);
+    notes.extend(unused);
     let config = match (config, contents.config) {
         (Some(config), _) => config,
         (None, Some(config)) => {
@@ -123,6 +159,7 @@ pub fn load_with(path: &Path, embedded: Embedded) -> Result<Checkpoint> {
             ));
             config
         }
+        (None, None) if embedded.optional() => Value::Null,
         (None, None) => bail!(
             "there is no {}, and {} holds no configuration of its own; put the config.json that the trainer wrote \
              beside the checkpoint",
@@ -131,7 +168,7 @@ pub fn load_with(path: &Path, embedded: Embedded) -> Result<Checkpoint> {
         ),
     };
     let source = Source { weights: located.weights, config: located.config };
-    Ok(Checkpoint { config, tensors: contents.tensors, source, notes })
+    Ok(Checkpoint { config, tensors, source, notes })
 }
 
 /// Reads a checkpoint from memory: the bytes of a weights file and those of its `config.json`, if there is one.
@@ -142,7 +179,8 @@ pub fn from_bytes(weights: &[u8], config: Option<&[u8]>) -> Result<Checkpoint> {
     let config = config.map(parse_config).transpose().context("config.json is not valid")?;
     let contents = read(Cursor::new(weights), config.is_none())?;
     let config = config.or(contents.config).context("there is no config.json, and the checkpoint holds none")?;
-    Ok(Checkpoint { config, tensors: contents.tensors, source: Source::default(), notes: contents.notes })
+    let (tensors, _) = Names::default().apply(contents.tensors)?;
+    Ok(Checkpoint { config, tensors, source: Source::default(), notes: contents.notes })
 }
 
 /// Reads a weights file of any known format.
@@ -181,20 +219,4 @@ fn parse_config(bytes: &[u8]) -> Result<Value> {
     let config: Value = serde_json::from_slice(bytes)?;
     ensure!(config.is_object(), "expected a JSON object with the key \"arch\"");
     Ok(config)
-}
-
-/// Puts a tensor under its name without the prefixes of wrapping modules.
-fn insert(tensors: &mut BTreeMap<String, Tensor>, name: &str, tensor: Tensor) -> Result<()> {
-    let plain = strip_prefixes(name);
-    let previous = tensors.insert(plain.to_string(), tensor);
-    ensure!(previous.is_none(), "two tensors are called {plain:?} once module. and backbone. are taken off");
-    Ok(())
-}
-
-/// `DataParallel` adds `module.`, RIDE's model classes add `backbone.`; either may be there, repeatedly.
-fn strip_prefixes(mut name: &str) -> &str {
-    while let Some(rest) = name.strip_prefix("module.").or_else(|| name.strip_prefix("backbone.")) {
-        name = rest;
-    }
-    name
 }

@@ -6,9 +6,9 @@ use std::io::{Read, Seek, SeekFrom};
 use ::safetensors::tensor::{Dtype, Metadata};
 use anyhow::{Context, Result, bail, ensure};
 
+use super::Contents;
 use super::budget::Budget;
 use super::storage::{Scalar, View};
-use super::{Contents, insert};
 
 /// Largest header, in bytes; about 150 are needed for each tensor.
 const MAX_HEADER: u64 = 16 << 20;
@@ -43,7 +43,8 @@ pub(super) fn read<R: Read + Seek>(mut reader: R, length: u64) -> Result<Content
         let mut storage = vec![0; bytes];
         reader.seek(SeekFrom::Start(start + begin as u64))?;
         reader.read_exact(&mut storage).with_context(what)?;
-        insert(&mut tensors, &name, view.gather(&storage).with_context(what)?)?;
+        let tensor = view.gather(&storage).with_context(what)?;
+        tensors.insert(name, tensor);
     }
     ensure!(!tensors.is_empty(), "the file holds no tensors");
     Ok(Contents { tensors, config: None, notes: Vec::new() })

@@ -7,7 +7,7 @@ use ride_calibrate::pickle::{Kind, Pickle, Value};
 
 use super::budget::Budget;
 use super::storage::{Scalar, View};
-use super::{Contents, config, insert};
+use super::{Contents, config};
 
 /// Keys under which trainers put the model's state.
 const WRAPPERS: [&str; 4] = ["state_dict", "model_state_dict", "model", "net"];
@@ -65,7 +65,7 @@ pub(super) fn load(
         for Found { name, view, .. } in &group {
             let tensor =
                 view.len().and_then(|count| budget.take(count as u64 * 4)).and_then(|()| view.gather(&storage));
-            insert(&mut tensors, name, tensor.with_context(|| format!("cannot load tensor {name:?}"))?)?;
+            tensors.insert((*name).to_owned(), tensor.with_context(|| format!("cannot load tensor {name:?}"))?);
         }
     }
     let config = if want_config { config::pickled(root) } else { None };

@@ -58,6 +58,22 @@ fn every_container_gives_the_same_tensors() {
     assert_eq!(from_bytes(&bare.zip(Stored), Some(CONFIG)).unwrap().tensors, state);
 }
 
+/// A state dict by itself, where a description says what the configuration would.
+#[test]
+fn a_bare_state_dict_can_do_without_a_configuration() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = small_state();
+    let bare = TestFile { bare: true, ..TestFile::of(&state) };
+    for (name, bytes) in [("checkpoint.pth.tar", bare.zip(Stored)), ("old.pth", bare.legacy(4))] {
+        let path = folder.path().join(name);
+        fs::write(&path, bytes).unwrap();
+        assert!(load(&path).is_err(), "{name}");
+        let checkpoint = load_named(folder.path(), Embedded::Optional, &Names::default()).unwrap();
+        assert_eq!((checkpoint.tensors, checkpoint.config), (state.clone(), serde_json::Value::Null), "{name}");
+        assert_eq!(checkpoint.source.weights, path);
+    }
+}
+
 #[test]
 fn every_element_type_is_read() {
     let values = [1.0f32, -2.5, 0.0, 96.0];

@@ -10,6 +10,7 @@ use ride_compiler::artifact_file::ArtifactFile;
 use ride_compiler::bench::{self, Latency, OpTime, Report, Settings};
 use serde::Serialize;
 
+use super::devices;
 use super::inputs::{self, DataArgs};
 use super::table::{Table, millions};
 use super::ui::Ui;
@@ -18,13 +19,18 @@ use super::ui::Ui;
 ///
 /// The numbers of experts take turns, so that a drift of the machine hits all of them. Without --data the images are
 /// synthetic: latency of a fixed number of experts is the same, but how far samples are routed says little.
+///
+/// With --import nothing is measured: reports of devices (the firmware and device examples write them, and so does
+/// --json) are checked against the artifact and shown in one table.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
   ride-compile bench my-ride.ride
   ride-compile bench my-ride.ride --data cifar-100-binary --seconds 10
   ride-compile bench my-ride.ride --profile
-  ride-compile bench my-ride.ride --threads 2")]
+  ride-compile bench my-ride.ride --threads 2
+  ride-compile bench my-ride.ride --json > host.json
+  ride-compile bench my-ride.ride --import host.json cortex-m4.json raspberry-pi.json")]
 pub(crate) struct BenchArgs {
     /// Artifact to measure
     #[arg(value_name = "ARTIFACT")]
@@ -47,6 +53,9 @@ pub(crate) struct BenchArgs {
     /// Resize the shorter side of images to N pixels instead of as the artifact says
     #[arg(long, value_name = "N")]
     resize: Option<usize>,
+    /// Show these reports of devices that ran builds of the same model, instead of measuring
+    #[arg(long, value_name = "JSON", num_args = 1.., conflicts_with_all = ["experts", "seconds", "kernel", "profile", "resize", "data"])]
+    import: Vec<PathBuf>,
     #[command(flatten)]
     data: DataArgs,
 }
@@ -70,6 +79,10 @@ struct Summary<'s> {
     #[serde(flatten)]
     report: Report,
     target: &'s str,
+    /// Of the float model.
+    fingerprint: &'s str,
+    /// Of the artifact.
+    checksum: String,
     cpu: String,
     /// `synthetic` or the path of the data set.
     images: String,
@@ -84,6 +97,9 @@ pub(crate) fn run(args: &BenchArgs, ui: &mut Ui) -> Result<()> {
     }
     let file = ArtifactFile::read(&args.artifact)?;
     let model = file.model()?;
+    if !args.import.is_empty() {
+        return devices::run(model, &args.import, ui);
+    }
     let settings = Settings {
         time: Duration::from_secs_f64(args.seconds),
         backend: args.kernel.as_deref().map(|name| bench::backend(model, name)).transpose()?,
@@ -107,6 +123,8 @@ pub(crate) fn run(args: &BenchArgs, ui: &mut Ui) -> Result<()> {
     let summary = Summary {
         report,
         target: model.target(),
+        fingerprint: model.fingerprint(),
+        checksum: format!("{:08x}", model.checksum()),
         cpu: cpu(),
         images: source,
         profile: profile.transpose()?,

@@ -19,6 +19,7 @@ use serde::Serialize;
 use super::exit::Failed;
 use super::inputs::{CalibrationArgs, ClassArgs, DataArgs, ModelArgs};
 use super::interrupt::uninterrupted;
+use super::rules::RulesArgs;
 use super::table::{grouped, millions};
 use super::ui::Ui;
 
@@ -32,6 +33,7 @@ Examples:
   ride-compile build runs/my-ride --data cifar-100-binary -o my-ride.ride
   ride-compile build model_best.pth --data images/ --class-counts counts.txt --target x86-64
   ride-compile build runs/my-ride --calibration table.json
+  ride-compile build runs/my-sade --data images/ --combiner 1,1,2 --router max-probability --router-threshold 0.8
   ride-compile build model.onnx --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --resize 256 --data images/
   ride-compile build runs/my-ride --target cortex-m7 --emit ride,rust,c --budget flash=1M,ram=256K,latency=50ms")]
 pub(crate) struct BuildArgs {
@@ -71,6 +73,8 @@ pub(crate) struct BuildArgs {
     settings: CalibrationArgs,
     #[command(flatten)]
     classes: ClassArgs,
+    #[command(flatten)]
+    rules: RulesArgs,
 }
 
 /// Kinds of files.
@@ -116,6 +120,8 @@ struct Summary<'s> {
     residual_bits: u8,
     experts: usize,
     routed: bool,
+    combiner: String,
+    routers: Vec<String>,
     classes: usize,
     /// Classes by group; `None` without training counts.
     groups: Option<[usize; 3]>,
@@ -142,12 +148,14 @@ pub(crate) fn run(args: &BuildArgs, ui: &mut Ui) -> Result<()> {
     artifact_file::check_destination(&output)?;
     let kinds: Vec<emit::Kind> = args.emit.iter().map(|&kind| kind.into()).collect();
     emit::check(&output, &kinds)?;
-    let imported = args.model.load(ui)?;
-    let network = &imported.network;
+    let mut imported = args.model.load(args.rules.rules(), ui)?;
     let table_file = args.table_file(ui)?;
     let data = args.data.open(&imported.preprocess, Split::Train)?;
     let table = args.table(table_file, &imported, data.as_ref(), ui)?;
-    let classes = args.classes.resolve(&args.model, data.as_ref(), &table, network.classes, ui)?;
+    let classes = args.classes.resolve(&args.model, data.as_ref(), &table, imported.network.classes, ui)?;
+    // Ranges belong to the network as it was trained: another combiner or threshold needs no new calibration.
+    imported.apply_rules(&classes.counts)?;
+    let network = &imported.network;
     let bytes = lower::compile(&Request {
         network,
         table: &table,
@@ -180,6 +188,8 @@ pub(crate) fn run(args: &BuildArgs, ui: &mut Ui) -> Result<()> {
         residual_bits: model.residual_bits(),
         experts: model.experts(),
         routed: model.routed(),
+        combiner: inspect::combiner(model),
+        routers: inspect::rules(model),
         classes: model.classes(),
         groups: inspect::groups(model),
         calibration: Calibration { images: table.images, observer: table.observer.to_string(), seed: table.seed },
@@ -303,8 +313,8 @@ fn text(s: &Summary<'_>) -> String {
         ),
     );
     let macs: Vec<String> = c.macs.iter().map(|&macs| millions(macs)).collect();
-    let routing = if s.routed { "routed" } else { "no routers" };
-    line("experts", format!("{}, {routing}: {} M MAC for 1..={}", s.experts, macs.join(" / "), s.experts));
+    line("experts", format!("{}, {}: {} M MAC for 1..={}", s.experts, s.combiner, macs.join(" / "), s.experts));
+    line("routers", inspect::rules_text(&s.routers));
     let groups = s.groups.map_or_else(
         || "training counts unknown, so no class groups".to_owned(),
         |[many, medium, few]| format!("{many} many-shot, {medium} medium-shot, {few} few-shot"),

@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use ride_calibrate::data::{DataSet, Split};
 use ride_calibrate::table::CalibrationTable;
+use ride_compiler::description::Rules;
 use ride_compiler::network::Network;
 use ride_compiler::{artifact_file, calibration};
 use serde::Serialize;
@@ -46,7 +47,8 @@ struct Summary<'s> {
 
 pub(crate) fn run(args: &CalibrateArgs, ui: &mut Ui) -> Result<()> {
     artifact_file::check_destination(&args.output)?;
-    let imported = args.model.load(ui)?;
+    // The table belongs to the network as it was trained, so rules of a ride.toml play no part here.
+    let imported = args.model.load(Rules::default(), ui)?;
     let data = args.data.open(&imported.preprocess, Split::Train)?.context("--data is needed to calibrate")?;
     let table = calibrate(&imported.network, &data, &args.calibration, ui)?;
     uninterrupted(|| table.write(&args.output))?;

@@ -11,6 +11,7 @@ use ride_calibrate::preprocess::{InputSize, Preprocess};
 use ride_calibrate::table::CalibrationTable;
 use ride_compiler::calibration;
 use ride_compiler::checkpoint::Embedded;
+use ride_compiler::description::Rules;
 use ride_compiler::import::{ImportOptions, Imported};
 use ride_compiler::lower::ClassInfo;
 use ride_compiler::source::Source;
@@ -18,6 +19,8 @@ use ride_runtime::Model;
 
 use super::ui::Ui;
 
+/// Where training counts lie beside a model.
+pub(crate) const COUNTS: &str = "class_counts.txt";
 /// Largest file of class names that is read.
 const MAX_NAMES: u64 = 16 << 20;
 
@@ -62,11 +65,13 @@ fn parse_size(text: &str) -> Result<[usize; 2], String> {
 }
 
 impl ModelArgs {
-    /// Reads and imports the checkpoint; tells the user what is worth knowing about it.
-    pub(crate) fn load(&self, ui: &mut Ui) -> Result<Imported> {
+    /// Reads and imports the model; tells the user what is worth knowing about it. The rules are yet to be
+    /// applied.
+    pub(crate) fn load(&self, rules: Rules, ui: &mut Ui) -> Result<Imported> {
         let InputArgs { mean, std, input_size, resize, embedded_config } = &self.input;
         let (mean, std) = (mean.clone(), std.clone());
-        let options = ImportOptions { mean, std, input_size: *input_size, resize: *resize, experts: None };
+        let (input_size, resize) = (*input_size, *resize);
+        let options = ImportOptions { mean, std, input_size, resize, rules, ..ImportOptions::default() };
         load(&self.model, &options, *embedded_config, ui)
     }
 
@@ -201,7 +206,7 @@ impl ClassArgs {
     fn counts(&self, model: &ModelArgs, data: Option<&DataSet>, classes: usize, ui: &Ui) -> Result<Vec<u32>> {
         let file = match &self.class_counts {
             Some(file) => Some(file.clone()),
-            None => model.beside("class_counts.txt").inspect(|file| ui.note(taken("training counts", file))),
+            None => model.beside(COUNTS).inspect(|file| ui.note(taken("training counts", file))),
         };
         match (file, data) {
             (Some(file), _) => counts_of(&file, classes),

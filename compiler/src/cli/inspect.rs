@@ -1,15 +1,17 @@
 //! `ride-compile inspect`: what is in a checkpoint or an artifact.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Args;
 use ride_compiler::artifact_file::{self, ArtifactFile};
 use ride_compiler::checkpoint::Embedded;
 use ride_compiler::import::ImportOptions;
-use ride_compiler::inspect::{ArtifactReport, CheckpointReport, InputReport, OpReport};
+use ride_compiler::inspect::{ArtifactReport, CheckpointReport, InputReport, OpReport, rules_text};
 use ride_compiler::source::Source;
 
+use super::inputs::{self, COUNTS};
+use super::rules::RulesArgs;
 use super::table::{Table, grouped, millions};
 use super::ui::Ui;
 
@@ -27,6 +29,8 @@ pub(crate) struct InspectArgs {
     /// Artifact, checkpoint, ONNX file, or folder with a checkpoint or a split ONNX model
     #[arg(value_name = "FILE")]
     file: PathBuf,
+    #[command(flatten)]
+    rules: RulesArgs,
 }
 
 pub(crate) fn run(args: &InspectArgs, ui: &mut Ui) -> Result<()> {
@@ -36,7 +40,8 @@ pub(crate) fn run(args: &InspectArgs, ui: &mut Ui) -> Result<()> {
         return ui.result(&report, |report| artifact_text(&args.file.display().to_string(), report));
     }
     let source = Source::open(&args.file, Embedded::Accept)?;
-    let mut options = source.options(&ImportOptions::default());
+    let rules = args.rules.rules();
+    let mut options = source.options(&ImportOptions { rules, ..ImportOptions::default() });
     let unknown = source.needs_normalisation() && (options.mean.is_none() || options.std.is_none());
     if unknown {
         // What is in the graph can be shown all the same.
@@ -49,8 +54,22 @@ pub(crate) fn run(args: &InspectArgs, ui: &mut Ui) -> Result<()> {
                        --std, or a ride.toml beside the model";
         imported.warnings.push(warning.to_owned());
     }
+    let counts = known_counts(&args.file, imported.network.classes)?;
+    let unknown = imported.rules.adjustment.as_ref().is_some_and(|table| table.counts.is_none()) && counts.is_empty();
+    if unknown {
+        imported.rules.adjustment = None;
+        let warning = "the training counts are not known: shown without logit adjustment; `build` takes --class-counts";
+        imported.warnings.push(warning.to_owned());
+    }
+    imported.apply_rules(&counts)?;
     let report = CheckpointReport::of(&source, &imported)?;
     ui.result(&report, checkpoint_text)
+}
+
+/// Training images of each class from class_counts.txt beside the model, if it is there.
+fn known_counts(model: &Path, classes: usize) -> Result<Vec<u32>> {
+    let file = if model.is_dir() { model.join(COUNTS) } else { model.with_file_name(COUNTS) };
+    if file.is_file() { inputs::counts_of(&file, classes) } else { Ok(Vec::new()) }
 }
 
 fn shape([height, width, channels]: [usize; 3]) -> String {
@@ -72,8 +91,8 @@ fn artifact_text(name: &str, r: &ArtifactReport) -> String {
     );
     let named = if r.class_names { "named" } else { "without names" };
     out += &format!("  classes      {}, {named} ({groups})\n", r.classes);
-    let routed = if r.routed { "routed" } else { "no routers" };
-    out += &format!("  experts      {}, {routed}\n", r.experts);
+    out += &format!("  experts      {}, combined by {}\n", r.experts, r.combiner);
+    out += &format!("  routers      {}\n", rules_text(&r.rules));
     out += &format!(
         "  size         {} bytes; int8 weights {} + {:.1} %\n",
         grouped(r.cost.bytes),
@@ -182,8 +201,8 @@ fn checkpoint_text(r: &CheckpointReport) -> String {
     out += &format!("  config       {}\n", r.config.as_deref().unwrap_or(pickled));
     out += &input_text(&r.input);
     out += &format!("  classes      {}\n", r.classes);
-    let routed = if r.routed { "routed" } else { "no routers" };
-    out += &format!("  experts      {}, {routed}\n", r.experts);
+    out += &format!("  experts      {}, combined by {}\n", r.experts, r.combiner);
+    out += &format!("  routers      {}\n", rules_text(&r.rules));
     out += &format!("  parameters   {} with batch normalisation folded in\n", grouped(r.parameters));
     let macs: Vec<String> = r.macs.iter().map(|&macs| millions(macs)).collect();
     out += &format!("  M MAC        {} for 1..={} experts\n", macs.join(" / "), r.experts);
@@ -202,7 +221,10 @@ fn checkpoint_text(r: &CheckpointReport) -> String {
         ]);
     }
     for p in &r.routers {
-        let name = format!("{} (top {}, {} hidden)", p.name, p.top_k, p.hidden);
+        let name = match p.hidden {
+            0 => format!("{} ({})", p.name, p.rule),
+            hidden => format!("{} (top {}, {hidden} hidden)", p.name, p.top_k),
+        };
         parts.row([name, "1".to_owned(), String::new(), grouped(p.parameters)]);
     }
     out += &parts.text();

@@ -5,10 +5,12 @@ mod budget;
 mod build;
 mod calibrate;
 mod completions;
+mod devices;
 mod exit;
 mod inputs;
 mod inspect;
 mod interrupt;
+mod rules;
 mod run;
 mod table;
 mod targets;
@@ -58,7 +60,7 @@ RAYON_NUM_THREADS limits the threads of build, calibrate and verify; results do 
 
 #[derive(Subcommand)]
 enum Verb {
-    Build(build::BuildArgs),
+    Build(Box<build::BuildArgs>),
     Calibrate(calibrate::CalibrateArgs),
     Inspect(inspect::InspectArgs),
     Run(run::RunArgs),

@@ -8,6 +8,7 @@ use clap::Args;
 use ride_calibrate::groups::Group;
 use ride_calibrate::raster::Image;
 use ride_compiler::artifact_file::{self, ArtifactFile};
+use ride_compiler::inspect;
 use ride_runtime::{Model, Outcome, Policy, Session};
 use serde::Serialize;
 
@@ -32,7 +33,8 @@ pub(crate) struct RunArgs {
     /// Experts that run: `routed` lets the routers decide, `all`, or a number
     #[arg(long, value_name = "routed|all|N", default_value = "routed", value_parser = parse_policy)]
     policy: Experts,
-    /// Threshold on the routers' score (before the sigmoid) instead of the artifact's; higher means fewer experts
+    /// Threshold of the routers instead of the artifact's: of the score before the sigmoid, or in units of the criterion
+    /// that `inspect` shows
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     threshold: Option<f32>,
     /// Show the K classes with the largest logits
@@ -84,6 +86,9 @@ pub(crate) fn run(args: &RunArgs, ui: &mut Ui) -> Result<()> {
     let policy = args.policy()?;
     let file = ArtifactFile::read(&args.artifact)?;
     let model = file.model()?;
+    if policy == Policy::Routed && model.routed() {
+        ui.note(inspect::rules_text(&inspect::rules(model)));
+    }
     let preprocess = inputs::preprocess_of(model, args.resize);
     let counted = (0..model.classes()).any(|class| model.train_count(class) > 0);
     let mut arena = artifact_file::arena(model)?;

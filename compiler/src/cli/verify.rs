@@ -8,12 +8,14 @@ use ride_calibrate::data::Split;
 use ride_calibrate::metrics::ScoreReport;
 use ride_compiler::artifact_file::ArtifactFile;
 use ride_compiler::import::ImportOptions;
+use ride_compiler::inspect;
 use ride_compiler::verify::{self, Report, Settings};
 use ride_runtime::Model;
 use serde::Serialize;
 
 use super::exit::Failed;
 use super::inputs::{self, DataArgs};
+use super::rules::RulesArgs;
 use super::table::{Table, number};
 use super::ui::Ui;
 
@@ -22,7 +24,8 @@ const WORST: usize = 5;
 
 /// Compare an artifact with the float model that it was built from
 ///
-/// Both sides classify the same images, routing included. Reported are accuracies by class group, how many images use
+/// Both sides classify the same images, with the same combiner and routers. Options on these that the artifact was built
+/// with must be repeated, unless they are in a ride.toml beside the model. Reported are accuracies by class group, how many images use
 /// how many experts, how often both sides agree, and the signal-to-noise ratio of logits and of every layer.
 #[derive(Args)]
 #[command(after_help = "\
@@ -56,6 +59,8 @@ pub(crate) struct VerifyArgs {
     fail_top1_drop: Option<f64>,
     #[command(flatten)]
     data: DataArgs,
+    #[command(flatten)]
+    rules: RulesArgs,
 }
 
 #[derive(Serialize)]
@@ -70,17 +75,17 @@ struct Summary<'s> {
 pub(crate) fn run(args: &VerifyArgs, ui: &mut Ui) -> Result<()> {
     let file = ArtifactFile::read(&args.artifact)?;
     let model = file.model()?;
-    let imported = inputs::load(&args.model, &as_built(model), args.embedded_config, ui)?;
+    let options = ImportOptions { rules: args.rules.rules(), ..as_built(model) };
+    let mut imported = inputs::load(&args.model, &options, args.embedded_config, ui)?;
+    let given = match &args.class_counts {
+        Some(counts) => inputs::counts_of(counts, model.classes())?,
+        None => Vec::new(),
+    };
+    imported.apply_rules(&verify::class_counts(model, &given)?.unwrap_or_default())?;
     verify::check_same_model(model, &imported.network)?;
     let preprocess = inputs::preprocess_of(model, args.resize);
     let data = args.data.open(&preprocess, Split::Test)?.context("--data is needed to verify")?;
-    let settings = Settings {
-        limit: args.limit.map(|limit| limit as usize),
-        class_counts: match &args.class_counts {
-            Some(counts) => inputs::counts_of(counts, model.classes())?,
-            None => Vec::new(),
-        },
-    };
+    let settings = Settings { limit: args.limit.map(|limit| limit as usize), class_counts: given };
     let bar = ui.progress("verifying");
     let report = verify::verify(model, &imported.network, &data, &settings, &|total| bar.step(total))?;
     drop(bar);
@@ -101,7 +106,7 @@ fn as_built(model: Model<'_>) -> ImportOptions {
         std: Some((0..channels).map(|c| model.std(c)).collect()),
         input_size: Some([height, width]),
         resize: model.resize(),
-        experts: None,
+        ..ImportOptions::default()
     }
 }
 
@@ -125,6 +130,7 @@ impl VerifyArgs {
 fn text(report: &Report) -> String {
     let r = &report.routed;
     let mut out = format!("{} images, routed ({})\n", r.images, report.kernel);
+    out += &format!("combined by {}; routers: {}\n", report.combiner, inspect::rules_text(&report.routers));
     out += &sides(&r.float, &r.int8).text();
     out += "\nagreement of int8 with float\n";
     out += &agreement(report).text();

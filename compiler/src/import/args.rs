@@ -5,17 +5,21 @@ use std::ops::RangeInclusive;
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value};
 
+use super::config::Config;
+
 /// The `args` of one section of the configuration, such as `arch`.
 pub(super) struct Args<'a> {
     section: &'a str,
+    /// Who gives them.
+    origin: &'static str,
     map: Option<&'a Map<String, Value>>,
 }
 
 impl<'a> Args<'a> {
-    pub(super) fn new(config: &'a Value, section: &'a str) -> Result<Self> {
-        let args = config.get(section).and_then(|section| section.get("args")).filter(|args| !args.is_null());
+    pub(super) fn new(config: &'a Config, section: &'a str) -> Result<Self> {
+        let args = config.value.get(section).and_then(|section| section.get("args")).filter(|args| !args.is_null());
         let map = args.map(|args| args.as_object().with_context(|| format!("{section}.args must be an object")));
-        Ok(Self { section, map: map.transpose().context("config.json")? })
+        Ok(Self { section, origin: config.origin, map: map.transpose().context(config.origin)? })
     }
 
     /// The value of a key; JSON's null counts as absent, as Python's `None` does in the official code.
@@ -72,7 +76,7 @@ impl<'a> Args<'a> {
         if shown.len() > 80 {
             shown = shown.chars().take(80).chain("...".chars()).collect();
         }
-        format!("config.json: {}.args.{key} must be {what}, not {shown}", self.section)
+        format!("{}: {}.args.{key} must be {what}, not {shown}", self.origin, self.section)
     }
 }
 

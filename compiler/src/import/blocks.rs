@@ -1,12 +1,12 @@
 //! Stem, stages and residual blocks, with batch normalisation folded into the convolutions.
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 
 use super::arch::Block;
 use super::head;
-use super::spec::Spec;
+use super::spec::{Classifier, Spec};
 use super::tensors::Tensors;
-use crate::network::{Conv, Expert, Node, Op, Part, ValueId};
+use crate::network::{Conv, Expert, Node, Op, Part, Shape, ValueId};
 
 /// PyTorch's default epsilon of batch normalisation.
 const EPSILON: f64 = 1e-5;
@@ -37,33 +37,31 @@ struct Place {
     node: String,
 }
 
-/// The stages that all experts share.
+/// The stages that all experts share; nothing if they are separate.
 pub(super) fn stem(spec: &Spec, tensors: &mut Tensors<'_>) -> Result<Part> {
     let mut builder = Builder::new("stem", tensors);
-    let (kernel, stride, output) = spec.arch.family.first;
-    let first = Geometry { input: IMAGE_CHANNELS, output, kernel, stride, groups: 1 };
-    let mut value = builder.conv("conv1", ("conv1", "bn1"), first, 0)?;
-    value = builder.push("relu1", Op::Relu, vec![value]);
-    if spec.arch.family.max_pool {
-        value = builder.push("maxpool", Op::MaxPool { kernel: 3, stride: 2, padding: 1 }, vec![value]);
+    if spec.separate {
+        return Ok(builder.part);
     }
-    let mut channels = output;
+    let mut value = builder.first(spec, ("conv1", "bn1"))?;
     for stage in 0..spec.shared {
-        let module = format!("layer{}", stage + 1);
-        value = builder.stage(spec, stage, &module, channels, value)?;
-        channels = spec.channels(stage);
+        value = builder.stage(spec, stage, &format!("layer{}", stage + 1), value)?;
     }
     Ok(builder.part)
 }
 
-/// The stages and the classifier of one expert.
-pub(super) fn expert(spec: &Spec, index: usize, tensors: &mut Tensors<'_>) -> Result<Expert> {
+/// The stages and the classifier of one expert, whose input has the shape `input`.
+pub(super) fn expert(spec: &Spec, index: usize, input: Shape, tensors: &mut Tensors<'_>) -> Result<Expert> {
     let mut builder = Builder::new(&format!("expert{index}"), tensors);
     let mut value = 0;
+    if spec.separate {
+        value = builder.first(spec, (&spec.of_expert("conv1", index), &spec.of_expert("bn1", index)))?;
+    }
     for stage in spec.shared..spec.widths.len() {
-        let module = spec.of_expert(&format!("layer{}", stage + 1), index);
-        let channels = spec.channels(stage - 1);
-        value = builder.stage(spec, stage, &module, channels, value)?;
+        value = builder.stage(spec, stage, &spec.of_expert(&format!("layer{}", stage + 1), index), value)?;
+    }
+    if matches!(spec.classifier, Classifier::Reslt { .. }) {
+        builder.pieces(&spec.of_expert("ResLTBlock", index), input, value)?;
     }
     let trunk = builder.part;
     Ok(Expert { trunk, head: head::classifier(spec, index, tensors)? })
@@ -85,9 +83,48 @@ impl<'t, 'a> Builder<'t, 'a> {
         Ok(self.push(name, Op::Conv(conv), vec![input]))
     }
 
+    /// The first convolution, of the given modules, and what belongs to it.
+    fn first(&mut self, spec: &Spec, modules: (&str, &str)) -> Result<ValueId> {
+        let (kernel, stride, output) = spec.arch.family.first;
+        let geometry = Geometry { input: IMAGE_CHANNELS, output, kernel, stride, groups: 1 };
+        let mut value = self.conv("conv1", modules, geometry, 0)?;
+        value = self.push("relu1", Op::Relu, vec![value]);
+        if spec.arch.family.max_pool {
+            value = self.push("maxpool", Op::MaxPool { kernel: 3, stride: 2, padding: 1 }, vec![value]);
+        }
+        Ok(value)
+    }
+
+    /// What `ResLT` puts between pooling and classifier: a 1 x 1 convolution to three times the channels. The mean over
+    /// all pixels comes first, as a convolution of each channel by itself.
+    fn pieces(&mut self, module: &str, input: Shape, value: ValueId) -> Result<ValueId> {
+        let shape = self.part.shapes(input).and_then(|shapes| shapes.get(value).copied());
+        let Some(Shape { height: side, width, channels }) = shape.filter(|shape| !shape.is_empty()) else {
+            bail!("{} cannot run on this size of image; see --input-size", self.part.name)
+        };
+        ensure!(side == width, "ResLT's classifier needs square images; its last layer has {side} x {width} pixels");
+        let mean = Conv {
+            weight: vec![1.0 / (side * side) as f32; channels * side * side],
+            bias: vec![0.0; channels],
+            out_channels: channels,
+            in_channels: channels,
+            kernel: side,
+            stride: 1,
+            padding: 0,
+            groups: channels,
+        };
+        let value = if side > 1 { self.push("mean", Op::Conv(mean), vec![value]) } else { value };
+        let output = head::PIECES * channels;
+        let geometry = Geometry { input: channels, output, kernel: 1, stride: 1, groups: 1 };
+        let modules = (format!("{module}.0"), format!("{module}.1"));
+        let value = self.conv("pieces", (&modules.0, &modules.1), geometry, value)?;
+        Ok(self.push("relu_pieces", Op::Relu, vec![value]))
+    }
+
     /// A stage of residual blocks, counted from 0; returns its output.
-    fn stage(&mut self, spec: &Spec, stage: usize, module: &str, input: usize, value: ValueId) -> Result<ValueId> {
-        let (mut value, mut input) = (value, input);
+    fn stage(&mut self, spec: &Spec, stage: usize, module: &str, value: ValueId) -> Result<ValueId> {
+        let mut value = value;
+        let mut input = if stage == 0 { spec.arch.family.first.2 } else { spec.channels(stage - 1) };
         for block in 0..spec.arch.depths[stage] {
             let stride = if block == 0 { spec.arch.family.stages[stage].stride } else { 1 };
             let place = Place { module: format!("{module}.{block}"), node: format!("layer{}.{block}", stage + 1) };

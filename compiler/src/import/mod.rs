@@ -10,11 +10,13 @@ use anyhow::{Context, Result, ensure};
 use ride_calibrate::preprocess::Preprocess;
 
 use crate::checkpoint::Checkpoint;
+use crate::description::{ModelTable, Rules};
 use crate::network::{Input, Network, Part, Routing, Shape};
 
 mod arch;
 mod args;
 mod blocks;
+mod config;
 mod head;
 mod preprocess;
 mod spec;
@@ -23,10 +25,11 @@ mod tensors;
 #[cfg(test)]
 mod tests;
 
+use config::Config;
 use spec::Spec;
 use tensors::Tensors;
 
-/// What the user says about the input instead of the configuration.
+/// What the user says about the model beyond its own files.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ImportOptions {
     /// `--mean`: mean of each channel, in units of the pixel range 0..=1.
@@ -39,6 +42,10 @@ pub struct ImportOptions {
     pub resize: Option<usize>,
     /// How many experts an ONNX graph must have.
     pub experts: Option<usize>,
+    /// Combiner, routers and logit adjustment.
+    pub rules: Rules,
+    /// Architecture, arguments and classifiers of a checkpoint.
+    pub model: ModelTable,
 }
 
 /// An imported model.
@@ -50,6 +57,19 @@ pub struct Imported {
     pub warnings: Vec<String>,
     /// How images become the network's input.
     pub preprocess: Preprocess,
+    /// What [`Imported::apply_rules`] has yet to do.
+    pub rules: Rules,
+}
+
+impl Imported {
+    /// Turns the network as it was trained, which calibration tables belong to, into the one that is compiled: combiner,
+    /// routers and logit adjustment. `counts` are the training images of each class, empty if they are not known.
+    ///
+    /// # Errors
+    /// See [`crate::rules::apply`].
+    pub fn apply_rules(&mut self, counts: &[u32]) -> Result<()> {
+        crate::rules::apply(&std::mem::take(&mut self.rules), &mut self.network, counts)
+    }
 }
 
 /// Builds the network of a checkpoint.
@@ -59,23 +79,26 @@ pub struct Imported {
 /// missing, left-over or mis-shaped tensors, a batch normalisation that cannot be folded, an input that is too small
 /// for the network.
 pub fn network(checkpoint: &Checkpoint, options: &ImportOptions) -> Result<Imported> {
-    let mut tensors = Tensors::new(&checkpoint.tensors);
-    let spec = Spec::read(&checkpoint.config, &tensors)?;
-    let (preprocess, mut warnings) = preprocess::of_config(&checkpoint.config, spec.arch.family.input, options)?;
+    let config = Config::new(&checkpoint.config, &options.model);
+    let mut tensors = Tensors::new(&checkpoint.tensors, config.origin);
+    let spec = Spec::read(&config, &options.model, &tensors)?;
+    let (preprocess, mut warnings) = preprocess::of_config(&config, spec.arch.family.input, options)?;
     warnings.extend(spec.warnings.iter().cloned());
     let stem = blocks::stem(&spec, &mut tensors)?;
+    let size = preprocess.input;
+    let shape = Shape { height: size.height, width: size.width, channels: size.channels };
+    // Shapes that do not fit are found below.
+    let between = stem.shapes(shape).and_then(|shapes| shapes.last().copied()).unwrap_or(shape);
     let mut experts = Vec::new();
     for index in 0..spec.experts {
-        experts.push(blocks::expert(&spec, index, &mut tensors)?);
+        experts.push(blocks::expert(&spec, index, between, &mut tensors)?);
     }
     let routing = head::routing(&spec, &mut tensors)?;
     tensors.finish(&spec)?;
-    let size = preprocess.input;
-    let shape = Shape { height: size.height, width: size.width, channels: size.channels };
     let input = Input { shape, mean: preprocess.mean.clone(), std: preprocess.std.clone() };
     let network = Network { arch: spec.name.clone(), input, classes: spec.classes, stem, experts, routing };
     check_shapes(&network)?;
-    Ok(Imported { network, warnings, preprocess })
+    Ok(Imported { network, warnings, preprocess, rules: options.rules.clone() })
 }
 
 /// Every operation must be able to take what it is given.

@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::ImportOptions;
 use super::arch::FamilyInput;
 use super::args::Args;
+use super::config::Config;
 
 /// What one data loader of the official code does in evaluation.
 struct Loader {
@@ -52,11 +53,11 @@ impl Loader {
 /// The preprocessing, and warnings about what is assumed. The options win over the keys `mean`, `std`, `input_size` and
 /// `resize` of `data_loader.args`, and these over what the loader is known to do.
 pub(super) fn of_config(
-    config: &Value,
+    config: &Config,
     family: FamilyInput,
     options: &ImportOptions,
 ) -> Result<(Preprocess, Vec<String>)> {
-    let kind = config.get("data_loader").and_then(|loader| loader.get("type")).and_then(Value::as_str);
+    let kind = config.value.get("data_loader").and_then(|loader| loader.get("type")).and_then(Value::as_str);
     let known = kind.and_then(Loader::find);
     let args = Args::new(config, "data_loader")?;
     let mean = options.mean.clone().or(args.numbers("mean")?);
@@ -68,11 +69,15 @@ pub(super) fn of_config(
     let resize = options.resize.or(args.count("resize", 1..=usize::MAX)?);
     let mut warnings = Vec::new();
     if known.is_none() && (mean.is_none() || std.is_none() || size.is_none()) {
-        let what = kind.map_or("names no data loader".into(), |kind| format!("names the unknown data loader {kind:?}"));
+        let what = match kind {
+            Some(kind) => format!("config.json names the unknown data loader {kind:?}"),
+            None if config.trained => "config.json names no data loader".to_owned(),
+            None => "there is no config.json".to_owned(),
+        };
         let default = Loader::of_family(family);
         warnings.push(format!(
-            "config.json {what}: assuming mean {:?}, std {:?} and an input of {side} x {side}; pass --mean, --std \
-             and --input-size to say otherwise",
+            "{what}: assuming mean {:?}, std {:?} and an input of {side} x {side}; pass --mean, --std and \
+             --input-size, or [preprocess] of a ride.toml, to say otherwise",
             default.mean,
             default.std,
             side = default.side

@@ -14,13 +14,15 @@ const SHOWN: usize = 6;
 pub(super) struct Tensors<'a> {
     all: &'a BTreeMap<String, Tensor>,
     unused: BTreeSet<&'a str>,
+    /// Who says what is expected.
+    origin: &'static str,
 }
 
 impl<'a> Tensors<'a> {
-    pub(super) fn new(all: &'a BTreeMap<String, Tensor>) -> Self {
+    pub(super) fn new(all: &'a BTreeMap<String, Tensor>, origin: &'static str) -> Self {
         // The counter of batch normalisation matters in training only.
         let unused = all.keys().map(String::as_str).filter(|name| !name.ends_with("num_batches_tracked")).collect();
-        Self { all, unused }
+        Self { all, unused, origin }
     }
 
     pub(super) fn contains(&self, name: &str) -> bool {
@@ -40,12 +42,13 @@ impl<'a> Tensors<'a> {
     /// # Errors
     /// If there is no such tensor or it has another shape.
     pub(super) fn take(&mut self, name: &str, shape: &[usize]) -> Result<&'a [f32]> {
+        let origin = self.origin;
         let (key, tensor) = self.all.get_key_value(name).with_context(|| {
-            format!("the tensor {name} is missing from the checkpoint; expected shape {shape:?} by config.json")
+            format!("the tensor {name} is missing from the checkpoint; expected shape {shape:?} by {origin}")
         })?;
         ensure!(
             tensor.shape == shape,
-            "the tensor {name} has shape {:?} in the checkpoint; expected {shape:?} by config.json",
+            "the tensor {name} has shape {:?} in the checkpoint; expected {shape:?} by {origin}",
             tensor.shape
         );
         ensure!(
@@ -73,7 +76,7 @@ impl<'a> Tensors<'a> {
         let advice = if first.starts_with("expert_help_pred") && !spec.routed {
             "; they belong to routers, which the EAModel architectures have"
         } else {
-            ""
+            "; [model] of a ride.toml can rename or ignore tensors"
         };
         bail!("the checkpoint has tensors that {spec} has no place for: {}{more}{advice}", names.join(", "))
     }

@@ -85,6 +85,10 @@ pub struct ArtifactReport {
     pub experts: usize,
     /// Whether there are routers.
     pub routed: bool,
+    /// How experts are combined.
+    pub combiner: String,
+    /// When each router lets the next expert run.
+    pub rules: Vec<String>,
     /// Bits of the residual stream.
     pub residual_bits: u8,
     /// Layout of the weights.
@@ -231,6 +235,8 @@ impl ArtifactReport {
             class_names: (0..model.classes()).any(|class| !model.class_name(class).is_empty()),
             experts: model.experts(),
             routed: model.routed(),
+            combiner: super::combiner(model),
+            rules: super::rules(model),
             residual_bits: model.residual_bits(),
             layout: model.layout().name(),
             arena_ratio: cost.arena_bytes as f64 / cost.liveness_bytes.max(1) as f64,

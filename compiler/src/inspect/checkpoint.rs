@@ -30,6 +30,10 @@ pub struct CheckpointReport {
     pub experts: usize,
     /// Whether there are routers.
     pub routed: bool,
+    /// How experts are combined.
+    pub combiner: String,
+    /// When each router lets the next expert run.
+    pub rules: Vec<String>,
     /// Weights and biases after batch normalisation has been folded in.
     pub parameters: u64,
     /// Multiply-accumulates of a sample with 1, 2, ... experts, routers not counted.
@@ -115,6 +119,8 @@ impl CheckpointReport {
             classes: network.classes,
             experts: network.experts.len(),
             routed: !routers.is_empty(),
+            combiner: super::rules::combiner_of(network),
+            rules: super::rules::rules_of(network),
             parameters,
             macs: (1..=network.experts.len()).map(sum).collect(),
             parts,

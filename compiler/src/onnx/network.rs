@@ -229,7 +229,7 @@ impl Understood {
         let mut experts = Vec::new();
         for (index, (term, trunk)) in program.experts.iter().zip(parts.trunks).enumerate() {
             ensure!(term.bias.len() == classes, "experts have {classes} and {} classes", term.bias.len());
-            experts.push(Expert { trunk, head: head(term, &program.adjustment, program.factor(index), index)? });
+            experts.push(Expert { trunk, head: head(term, &program.adjustment, program.weight(index))? });
         }
         ensure!(
             program.adjustment.is_empty() || program.scores.is_empty(),
@@ -252,7 +252,13 @@ impl Understood {
         let name = model.path.file_stem().and_then(|name| name.to_str()).unwrap_or("onnx");
         let arch = format!("onnx:{}", name.chars().take(24).collect::<String>());
         let network = Network { arch, input, classes, stem: parts.stem, experts, routing };
-        Ok(Imported { network, warnings, preprocess })
+        ensure!(
+            program.weights.is_empty() || options.rules.combiner.is_none(),
+            "the graph itself combines the experts with the weights {:?}: leave out [combiner] (--combiner), or export each \
+             expert's logits as an output",
+            program.weights
+        );
+        Ok(Imported { network, warnings, preprocess, rules: options.rules.clone() })
     }
 }
 
@@ -307,12 +313,11 @@ fn fold_into_input(lifted: &mut Lifted, preprocess: &mut Preprocess) {
     lifted.steps[0].op = Op::Relu;
 }
 
-/// The classifier of expert `index`: `factor * (logits + adjustment)`.
+/// The classifier of an expert: `weight * (logits + adjustment)`, and the divisor of the sum.
 ///
-/// What is added to the combined logits is added to each expert's instead, and an expert's weight in them is a factor of its
-/// own logits. The mean of all experts is then what the graph computes, and the mean of the first ones is a positive
-/// multiple of their weighted mean, so the class is the same however many experts run.
-fn head(term: &Term, adjustment: &[f64], factor: f64, index: usize) -> Result<Head> {
+/// What is added to the combined logits is added to each expert's instead. The answer of all experts is then what the graph
+/// computes, and the answer of the first ones is their weighted mean with the same adjustment.
+fn head(term: &Term, adjustment: &[f64], (factor, divisor): (f64, f64)) -> Result<Head> {
     let (layer, scale) = (&term.layer, term.scale * factor);
     let added = |class: usize| adjustment.get(class).map_or(0.0, |value| value * factor);
     let bias = term.bias.iter().enumerate().map(|(class, bias)| (bias * scale + added(class)) as f32);
@@ -321,7 +326,7 @@ fn head(term: &Term, adjustment: &[f64], factor: f64, index: usize) -> Result<He
         bias: bias.collect(),
         features: layer.features,
         normalize: layer.unit,
-        divisor: (index + 1) as f32,
+        divisor: divisor as f32,
     };
     let finite = head.weight.iter().chain(&head.bias).all(|value| value.is_finite());
     ensure!(finite, "the weights of the classifier {:?} leave the range of f32", layer.name);

@@ -127,9 +127,13 @@ impl Program {
         Ok(())
     }
 
-    /// The factor of an expert's logits that makes the plain mean the weighted one.
-    pub(super) fn factor(&self, expert: usize) -> f64 {
-        self.weights.get(expert).map_or(1.0, |weight| weight * self.experts.len() as f64)
+    /// The weight of an expert's logits in the answer, and what the sum of the weighted logits is divided by if it is the last
+    /// one that runs.
+    pub(super) fn weight(&self, expert: usize) -> (f64, f64) {
+        match self.weights.get(expert) {
+            Some(weight) => (*weight, self.weights[..=expert].iter().sum()),
+            None => (1.0, (expert + 1) as f64),
+        }
     }
 
     /// Brings the routers' scores into the order of the experts that they follow.

@@ -3,6 +3,11 @@
 #![no_std]
 #![no_main]
 
+#[cfg(not(armv6m))]
+mod cycles;
+#[cfg(armv6m)]
+#[path = "no_cycles.rs"]
+mod cycles;
 mod machine;
 mod semihosting;
 mod stack;
@@ -10,7 +15,7 @@ mod stack;
 use core::ptr::addr_of_mut;
 
 use cortex_m_rt::entry;
-use ride_report::Setup;
+use ride_report::{Memory, Setup};
 use ride_runtime::{Error, Model, Session};
 
 use machine::Board;
@@ -24,6 +29,9 @@ mod model {
 mod board {
     include!(concat!(env!("OUT_DIR"), "/board.rs"));
 }
+
+/// Times that are kept for a median.
+const SAMPLES: usize = 64;
 
 /// Images, as a camera would give them: raw pixels.
 static IMAGES: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/images.bin"));
@@ -49,8 +57,10 @@ fn main() -> ! {
 fn report(arena: &mut [u8], pixels: &mut [u8]) -> Result<(), Error> {
     let mut session = Session::new(Model::parse(model::artifact())?, arena)?;
     let mut machine = Board::new();
-    let setup = Setup { cpu: board::NAME, timer: machine.timer(), images: IMAGES, rounds: 1 };
-    ride_report::run(&mut machine, &mut session, pixels, &setup)
+    let setup =
+        Setup { cpu: board::NAME, timer: machine.timer(), images: IMAGES, source: "embedded", rounds: board::ROUNDS };
+    let mut samples = [0; SAMPLES];
+    ride_report::run(&mut machine, &mut session, Memory { pixels, samples: &mut samples }, &setup)
 }
 
 /// Constant words: `Display` would link the formatting machinery, which is larger than the runtime.
@@ -66,15 +76,8 @@ fn words(error: &Error) -> &'static str {
     }
 }
 
-/// Ends the program. Driver and session link no path to it; the portable kernels still do.
+/// Required by the compiler; nothing calls it, and the linker leaves it out.
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    ride_firmware_panicked()
-}
-
-/// A name to look for in the binary.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn ride_firmware_panicked() -> ! {
     semihosting::exit(2)
 }

@@ -8,22 +8,24 @@ pub struct Json<W: FnMut(&str)> {
     separator: &'static str,
     /// What follows an opening bracket.
     lead: &'static str,
+    /// Brackets that are open.
+    depth: usize,
 }
 
 impl<W: FnMut(&str)> Json<W> {
-    /// One member a line.
+    /// One member of the outermost object a line.
     pub fn new(write: W) -> Self {
-        Json { write, first: true, separator: ",\n  ", lead: "\n  " }
+        Json { write, first: true, separator: ",\n  ", lead: "\n  ", depth: 0 }
     }
 
     /// All members on one line.
     pub fn flat(write: W) -> Self {
-        Json { write, first: true, separator: ", ", lead: "" }
+        Json { write, first: true, separator: ", ", lead: "", depth: 0 }
     }
 
     fn name(&mut self, name: &str) {
         if !self.first {
-            (self.write)(self.separator);
+            (self.write)(if self.depth > 1 { ", " } else { self.separator });
         }
         self.first = false;
         if !name.is_empty() {
@@ -35,19 +37,21 @@ impl<W: FnMut(&str)> Json<W> {
 
     /// Opens an object or array.
     pub fn open(&mut self, name: &str, bracket: char) {
-        let outermost = self.first;
+        let outermost = self.depth == 0;
         self.name(name);
         (self.write)(if bracket == '{' { "{" } else { "[" });
         if outermost {
             (self.write)(self.lead);
         }
         self.first = true;
+        self.depth += 1;
     }
 
     /// Closes it.
     pub fn close(&mut self, bracket: char) {
         (self.write)(if bracket == '}' { "}" } else { "]" });
         self.first = false;
+        self.depth = self.depth.saturating_sub(1);
     }
 
     /// A string; what is not printable ASCII becomes a question mark.

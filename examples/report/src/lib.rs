@@ -31,12 +31,21 @@ pub trait Machine {
     fn now(&mut self) -> u64;
     /// Takes the next piece of the report.
     fn write(&mut self, text: &str);
-    /// Called before the inference whose need of stack is to be measured.
+    /// Called before the inferences, with all experts and all routers, whose need of stack is to be measured.
     fn before_stack(&mut self) {}
-    /// Called after it: bytes of stack that it took, if the machine can tell.
+    /// Called after them: bytes of stack that it took, if the machine can tell.
     fn stack_bytes(&mut self) -> Option<u64> {
         None
     }
+}
+
+/// Memory that a report works in.
+#[derive(Debug)]
+pub struct Memory<'a> {
+    /// Room for one image.
+    pub pixels: &'a mut [u8],
+    /// Room for times: as many as images and rounds together ask for, or as are wanted for medians.
+    pub samples: &'a mut [u64],
 }
 
 /// What is measured.
@@ -48,28 +57,35 @@ pub struct Setup<'a> {
     pub timer: Timer,
     /// Images, one after the other.
     pub images: &'a [u8],
+    /// Where they come from, as in `embedded`.
+    pub source: &'a str,
     /// How often each image is measured.
     pub rounds: usize,
 }
 
-/// Writes the report of `session` on `machine`. `pixels` is memory for an image.
+/// Writes the report of `session` on `machine`.
 ///
 /// # Errors
 /// The self-test fails, or the images do not fit the model.
 pub fn run<M: Machine>(
     machine: &mut M,
     session: &mut Session<'_, '_>,
-    pixels: &mut [u8],
+    memory: Memory<'_>,
     setup: &Setup<'_>,
 ) -> Result<(), Error> {
-    let vectors = session.self_test(pixels)?;
+    let vectors = session.self_test(memory.pixels)?;
     let model = session.model();
     let needed = model.input_len();
     if setup.images.is_empty() || setup.images.chunks(needed.max(1)).any(|image| image.len() != needed) {
         return Err(Error::InputLength { needed, found: setup.images.len() });
     }
+    let image = setup.images.get(..needed).unwrap_or_default();
     machine.before_stack();
-    session.classify(setup.images.get(..needed).unwrap_or_default(), Policy::All)?;
+    session.classify(image, Policy::All)?;
+    if model.routed() {
+        // Every router says yes, so all of them run too.
+        session.classify(image, Policy::Threshold(f32::NEG_INFINITY))?;
+    }
     let stack = machine.stack_bytes();
 
     let mut json = Json::new(|text: &str| machine.write(text));
@@ -80,7 +96,7 @@ pub fn run<M: Machine>(
     json.number("rounds", (setup.rounds * images(setup, needed)) as u64);
     json.text("target", model.target());
     json.text("cpu", setup.cpu);
-    json.text("images", "embedded");
+    json.text("images", setup.source);
     json.text("fingerprint", model.fingerprint());
     json.hexadecimal("checksum", model.checksum());
     json.open("timer", '{');
@@ -94,10 +110,9 @@ pub fn run<M: Machine>(
         None => json.null("stack_bytes"),
     }
     json.number("golden_vectors", vectors as u64);
-    drop(json);
     answers(machine, session, setup)?;
-    rows(machine, session, setup)?;
-    routed(machine, session, setup)?;
+    rows(machine, session, memory.samples, setup)?;
+    routed(machine, session, memory.samples, setup)?;
     machine.write("\n}\n");
     Ok(())
 }
@@ -132,10 +147,15 @@ pub fn crc_of(outcome: &Outcome<'_>) -> u32 {
 }
 
 /// Latency with 1, 2, ... experts.
-fn rows<M: Machine>(machine: &mut M, session: &mut Session<'_, '_>, setup: &Setup<'_>) -> Result<(), Error> {
+fn rows<M: Machine>(
+    machine: &mut M,
+    session: &mut Session<'_, '_>,
+    memory: &mut [u64],
+    setup: &Setup<'_>,
+) -> Result<(), Error> {
     machine.write(",\n  \"rows\": [");
     for experts in 1..=session.model().experts() {
-        let (samples, _) = measure(machine, session, setup, Policy::Exactly(experts))?;
+        let (samples, _) = measure(machine, session, memory, (setup, Policy::Exactly(experts)))?;
         machine.write(if experts > 1 { ",\n    " } else { "\n    " });
         let macs = macs(session, experts);
         let mut json = Json::flat(|text: &str| machine.write(text));
@@ -157,12 +177,17 @@ fn macs(session: &Session<'_, '_>, experts: usize) -> u64 {
 }
 
 /// Latency where the routers decide.
-fn routed<M: Machine>(machine: &mut M, session: &mut Session<'_, '_>, setup: &Setup<'_>) -> Result<(), Error> {
+fn routed<M: Machine>(
+    machine: &mut M,
+    session: &mut Session<'_, '_>,
+    memory: &mut [u64],
+    setup: &Setup<'_>,
+) -> Result<(), Error> {
     if !session.model().routed() {
         machine.write(",\n  \"routed\": null");
         return Ok(());
     }
-    let (samples, used) = measure(machine, session, setup, Policy::Routed)?;
+    let (samples, used) = measure(machine, session, memory, (setup, Policy::Routed))?;
     let count = images(setup, session.model().input_len()) as u64;
     let experts = session.model().experts();
     machine.write(",\n  \"routed\": ");
@@ -186,13 +211,13 @@ fn routed<M: Machine>(machine: &mut M, session: &mut Session<'_, '_>, setup: &Se
 const COUNTED: usize = 64;
 
 /// Times of all images and rounds, and how many of them used 1, 2, ... experts.
-fn measure<M: Machine>(
+fn measure<'s, M: Machine>(
     machine: &mut M,
     session: &mut Session<'_, '_>,
-    setup: &Setup<'_>,
-    policy: Policy,
-) -> Result<(Samples, [u32; COUNTED]), Error> {
-    let mut samples = Samples::new();
+    memory: &'s mut [u64],
+    (setup, policy): (&Setup<'_>, Policy),
+) -> Result<(Samples<'s>, [u32; COUNTED]), Error> {
+    let mut samples = Samples::new(memory);
     let mut used = [0; COUNTED];
     let needed = session.model().input_len().max(1);
     for _ in 0..setup.rounds {

@@ -69,7 +69,8 @@ impl Parts {
         };
         // Where nothing fills whole steps, all groups are one part.
         let merged = (1..=groups.min(8)).find(fills).unwrap_or(groups);
-        let count = groups / merged;
+        // At least one of both, as it stands; saying so keeps the panic of a division by zero out of firmware.
+        let count = (groups / merged.max(1)).max(1);
         let part = ConvShape { in_c: shape.in_c / count, out_c: shape.out_c / count, groups: 1, ..*shape };
         Parts { count: usize::from(count), shape: part }
     }

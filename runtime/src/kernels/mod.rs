@@ -185,6 +185,11 @@ impl<'a> Params<'a> {
     pub fn multiplier(&self, c: usize) -> i32 {
         crate::format::u32_at(self.multiplier, 4 * c) as i32
     }
+
+    /// Right shift of channel `c`; the largest one, which leaves nothing, where there is no such channel.
+    pub fn right_shift(&self, c: usize) -> u8 {
+        self.right_shift.get(c).map_or(crate::arith::MAX_RIGHT_SHIFT, |&r| r)
+    }
 }
 
 /// Everything a shortcut touches; all planes are full tensors.

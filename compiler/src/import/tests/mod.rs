@@ -173,13 +173,25 @@ fn arguments_out_of_range_are_named() {
         &["layer2s.0.0.conv1.weight", "[18, 16, 3, 3]", "expected [20, 16, 3, 3]"],
     );
     assert_argument("layer3_output_dim", json!(null), &["layer3s.0.0.conv1.weight", "expected [48, 18, 3, 3]"]);
-    assert_argument("share_layer3", json!(true), &["share_layer3"]);
+    assert_argument("share_layer3", json!("yes"), &["share_layer3", "true or false"]);
     assert_argument("share_expert_help_pred_fc", json!(0), &["expert_help_pred_fcs.0.weight", "missing", "[1, 20]"]);
     assert_error(&["ResNet18Model", "ResNet32EAModel", "ResNeXt152Model"], |checkpoint| {
         checkpoint.config["arch"]["type"] = json!("ResNet18Model");
     });
     assert_error(&["no arch.type", "ResNet32Model"], |checkpoint| checkpoint.config = json!({"arch": 3}));
     assert_error(&["arch.args must be an object"], |checkpoint| checkpoint.config["arch"]["args"] = json!([1]));
+}
+
+/// BalPoE's checkpoints of the CIFAR net repeat shared stages for every expert.
+#[test]
+fn stages_shared_in_training_may_be_repeated() {
+    let mut checkpoint = Model { side: 8, ..Model::default() }.run(1).checkpoint;
+    let plain = import(&checkpoint).unwrap();
+    checkpoint.config["arch"]["args"]["share_layer2"] = json!(true);
+    checkpoint.config["arch"]["args"]["share_layer3"] = json!(false);
+    let shared = import(&checkpoint).unwrap();
+    assert_eq!(shared.network, plain.network);
+    assert!(shared.warnings.len() == 1 && shared.warnings[0].contains("share_layer2"), "{:?}", shared.warnings);
 }
 
 #[test]
@@ -241,7 +253,7 @@ fn preprocessing_follows_the_data_loader() {
         std: Some(vec![0.7; 3]),
         input_size: Some([16, 16]),
         resize: Some(20),
-        experts: None,
+        ..ImportOptions::default()
     };
     assert_eq!(with(loader, &options), ((16, 16, Some(20)), (0.9, 0.7), Vec::new()));
     // The proportion of resize and crop is kept.
@@ -268,7 +280,7 @@ fn the_trained_model_is_imported() {
     };
     let checkpoint = checkpoint::load(&path).unwrap();
     assert!(checkpoint.notes.is_empty(), "{:?}", checkpoint.notes);
-    let Imported { network, warnings, preprocess } = import(&checkpoint).unwrap();
+    let Imported { network, warnings, preprocess, .. } = import(&checkpoint).unwrap();
     assert!(warnings.is_empty(), "{warnings:?}");
     assert_eq!((network.arch.as_str(), network.classes, network.experts.len()), ("ResNet32EAModel", 100, 3));
     assert_eq!((preprocess.input.bytes(), preprocess.resize_short), (3072, None));

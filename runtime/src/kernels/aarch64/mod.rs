@@ -8,6 +8,10 @@
 //! | i8mm | `smmla` | Cortex-A510, A710, X2, Neoverse N2, V1 and later |
 //! | dotprod | `sdot` | Cortex-A55, A76, Neoverse N1 and later |
 //! | NEON | `smlal` | all, such as Cortex-A53, A72 |
+//!
+//! By llvm-mca's models (`tests/arm/mca.py`) the widest inner loops keep a Cortex-A72's multiplier busy all the time, a
+//! Cortex-A76's and a Neoverse N1's to 90 %, a Neoverse V1's and N2's to 80 %; the in-order Cortex-A53 multiplies in
+//! 64 of 76 cycles of the Winograd product and in 192 of 275 of the direct one.
 
 mod conv;
 mod dense;

@@ -1,7 +1,6 @@
 //! Finishes a sum as the law is written, for outputs without a fast way.
 
 use crate::arith::{add_narrow, add_raw, add_wide, join, requantize, split};
-use crate::format::u32_at;
 use crate::kernels::Params;
 use crate::op::Limits;
 
@@ -24,8 +23,7 @@ impl Out {
     /// # Safety
     /// The output exists in every plane.
     pub(super) unsafe fn store(&self, params: &Params<'_>, acc: i32, p: usize, c: usize) {
-        let right_shift = params.right_shift.get(c).map_or(62, |&r| r);
-        let value = requantize(acc, u32_at(params.multiplier, 4 * c) as i32, right_shift);
+        let value = requantize(acc, params.multiplier(c), params.right_shift(c));
         let (wide, at) = (!self.lo.is_null(), p * self.channels + c);
         // SAFETY: promised by the caller.
         unsafe {

@@ -19,10 +19,12 @@ fn run(call: &mut DenseCall<'_>) {
     for j in 0..usize::from(d.outputs) {
         let mut dot = 0i32;
         for k in 0..usize::from(d.features) {
-            let w = call.weights[dense::weight_at(&d, j, k)] as i8;
+            let w = call.weights.get(dense::weight_at(&d, j, k)).map_or(0, |&w| w as i8);
             dot = dot.wrapping_add(i32::from(w) * i32::from(u16_at(call.feature, 2 * k) as i16));
         }
         let value = call.finish(j, dot, inverse_norm);
-        call.out[4 * j..][..4].copy_from_slice(&value.to_le_bytes());
+        if let Some(out) = call.out.get_mut(4 * j..).and_then(|rest| rest.first_chunk_mut()) {
+            *out = value.to_le_bytes();
+        }
     }
 }
