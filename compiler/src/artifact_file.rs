@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use ride_calibrate::atomic_file;
 use ride_runtime::format::MAGIC;
-use ride_runtime::{Model, Session};
+use ride_runtime::{Model, Session, Team};
 
 use crate::memory::AlignedBytes;
 
@@ -87,9 +87,30 @@ pub fn is_artifact(path: &Path) -> Result<bool> {
 /// # Errors
 /// If the model wants more than [`MAX_ARENA`].
 pub fn arena(model: Model<'_>) -> Result<AlignedBytes> {
+    check_arena(model)?;
+    Ok(AlignedBytes::zeroed(model.arena_len()))
+}
+
+/// Checks that there can be memory for sessions of `model`.
+///
+/// # Errors
+/// If the model wants more than [`MAX_ARENA`].
+pub fn check_arena(model: Model<'_>) -> Result<()> {
     let needed = model.arena_len();
     ensure!(needed <= MAX_ARENA, "the artifact asks for an arena of {needed} bytes; {MAX_ARENA} are possible");
-    Ok(AlignedBytes::zeroed(needed))
+    Ok(())
+}
+
+/// Most threads of a [`team`].
+pub const MAX_THREADS: usize = 256;
+
+/// Threads that share the operations of an inference, the calling one included.
+///
+/// # Errors
+/// If there are none or more than [`MAX_THREADS`], or the system does not grant them.
+pub fn team(threads: usize) -> Result<Team> {
+    ensure!((1..=MAX_THREADS).contains(&threads), "1 to {MAX_THREADS} threads are possible, not {threads}");
+    Team::new(threads).with_context(|| format!("cannot start {threads} threads"))
 }
 
 /// Runs the golden vectors of a finished artifact and returns their number.

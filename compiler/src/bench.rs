@@ -1,4 +1,4 @@
-//! Latency against the number of experts, on one thread.
+//! Latency against the number of experts, on one thread or with several that share each inference.
 //!
 //! Every round takes one image through each policy in turn, so that a drift of the machine (clock, neighbours) hits all
 //! of them equally. Nothing but [`Session::classify`] is inside the clock.
@@ -35,6 +35,8 @@ pub struct Settings {
     pub backend: Option<&'static Backend>,
     /// Only this number of experts, instead of every number and routing.
     pub experts: Option<usize>,
+    /// Threads that share each inference.
+    pub threads: usize,
 }
 
 /// Called after each round with the share of the time that has passed, 0..=1.
@@ -91,7 +93,7 @@ pub struct Report {
     pub kernel: &'static str,
     /// Instruction set.
     pub isa: &'static str,
-    /// Always 1.
+    /// Threads that shared each inference.
     pub threads: usize,
     /// Rounds that the figures are made of.
     pub rounds: usize,
@@ -151,8 +153,9 @@ pub fn bench(model: Model<'_>, images: &[Vec<u8>], settings: &Settings, progress
     if let Some(n) = settings.experts.filter(|n| !(1..=model.experts()).contains(n)) {
         bail!("{n} experts were asked for, the artifact has {}", model.experts());
     }
+    let team = artifact_file::team(settings.threads)?;
     let mut arena = artifact_file::arena(model)?;
-    let mut session = session(model, &mut arena, settings.backend)?;
+    let mut session = session(model, &mut arena, settings.backend)?.with_team(&team);
     let counts = match settings.experts {
         Some(n) => vec![n],
         None => (1..=model.experts()).collect(),
@@ -180,7 +183,7 @@ pub fn bench(model: Model<'_>, images: &[Vec<u8>], settings: &Settings, progress
         rounds.round(&mut session, image)?;
     }
     let used = if rounds.routed { used_experts(&mut session, images, settings.time)? } else { Vec::new() };
-    Ok(rounds.report(model, session.backend(), &used))
+    Ok(rounds.report(session.backend(), model, settings.threads, &used))
 }
 
 fn session<'m, 'a>(
@@ -232,7 +235,7 @@ impl Rounds {
         self.routed_runs.clear();
     }
 
-    fn report(&self, model: Model<'_>, backend: &'static Backend, used: &[usize]) -> Report {
+    fn report(&self, backend: &'static Backend, model: Model<'_>, threads: usize, used: &[usize]) -> Report {
         let row = |(experts, samples): &(usize, Vec<u64>)| {
             let (latency, macs) = (Latency::of(samples), macs(model, *experts));
             Row { experts: *experts, latency, macs, gmac_per_s: macs as f64 / latency.median_us / 1e3 }
@@ -240,7 +243,7 @@ impl Rounds {
         Report {
             kernel: backend.conv.name,
             isa: backend.isa.name(),
-            threads: 1,
+            threads,
             rounds: self.fixed.first().map_or(0, |(_, samples)| samples.len()),
             rows: self.fixed.iter().map(row).collect(),
             routed: (!used.is_empty()).then(|| self.routed_report(model.experts(), used)),
@@ -331,8 +334,9 @@ pub fn profile(
     progress: OnProgress<'_>,
 ) -> Result<Vec<OpTime>> {
     ensure!(!images.is_empty(), "there are no images to measure with");
+    let team = artifact_file::team(settings.threads)?;
     let mut arena = artifact_file::arena(model)?;
-    let mut session = session(model, &mut arena, settings.backend)?;
+    let mut session = session(model, &mut arena, settings.backend)?.with_team(&team);
     let mut clock = Clock::default();
     // No score is as low, so every router asks for the next expert.
     let policy = if model.routed() { Policy::Threshold(f32::NEG_INFINITY) } else { Policy::All };

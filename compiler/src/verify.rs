@@ -5,12 +5,12 @@
 //! so a report does not depend on the number of threads.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result, ensure};
 use ride_calibrate::data::{DataSet, Format};
 use ride_calibrate::groups::ClassGroups;
 use ride_calibrate::metrics::{Agreement, LayerSqnr, Outcome, Score, ScoreReport, Sqnr, VerifyReport};
+use ride_runtime::batch::Batch;
 use ride_runtime::exec::{Output, Probe};
 use ride_runtime::op::{Op, Step};
 use ride_runtime::{Model, PartId, Policy, Session};
@@ -172,10 +172,8 @@ struct Job<'j> {
     images: &'j [usize],
 }
 
-/// What one thread works with.
-struct Worker<'j, 'm, 'a> {
-    job: &'j Job<'j>,
-    session: Session<'m, 'a>,
+/// What one thread works with besides its session.
+struct Worker {
     scratch: Scratch,
     values: Values,
 }
@@ -183,41 +181,33 @@ struct Worker<'j, 'm, 'a> {
 impl Job<'_> {
     /// One record for each image, in their order.
     fn run(&self, progress: OnProgress<'_>) -> Result<Vec<Record>> {
-        let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        let thread = |_: rayon::BroadcastContext<'_>| -> Result<Vec<(usize, Record)>, (usize, anyhow::Error)> {
-            let mut arena = artifact_file::arena(self.model).map_err(|error| (0, error))?;
-            let session = Session::new(self.model, &mut arena).map_err(|error| (0, error.into()))?;
-            let values = Values::new(self.model);
-            let mut worker = Worker { job: self, session, scratch: Scratch::default(), values };
-            let mut records = Vec::new();
-            while let place = next.fetch_add(1, Ordering::Relaxed)
-                && let Some(&index) = self.images.get(place)
-            {
-                match worker.image(index, self.with_layers(place)) {
-                    Ok(record) => records.push((place, record)),
-                    Err(error) => {
-                        next.store(self.images.len(), Ordering::Relaxed);
-                        return Err((place, error));
-                    }
-                }
-                done.fetch_add(1, Ordering::Relaxed);
-                progress(self.images.len());
-            }
-            Ok(records)
+        artifact_file::check_arena(self.model)?;
+        let worker = || Worker { scratch: Scratch::default(), values: Values::new(self.model) };
+        let record = |session: &mut Session<'_, '_>, worker: &mut Worker, place: usize| -> Result<Record> {
+            let record = self.image(session, worker, place)?;
+            progress(self.images.len());
+            Ok(record)
         };
-        let (mut records, mut failures) = (Vec::with_capacity(self.images.len()), Vec::new());
-        for part in rayon::broadcast(thread) {
-            match part {
-                Ok(part) => records.extend(part),
-                Err(failure) => failures.push(failure),
-            }
+        Batch::new(self.model, rayon::current_num_threads()).run(self.images.len(), worker, record)
+    }
+
+    /// Runs both sides on the image in this place.
+    fn image(&self, session: &mut Session<'_, '_>, worker: &mut Worker, place: usize) -> Result<Record> {
+        let (index, with_layers) = (self.images[place], self.with_layers(place));
+        let pixels = self.data.pixels(index)?;
+        let observe = with_layers.then_some(&mut worker.values as &mut dyn Observe);
+        let image = Image::Pixels(&pixels);
+        let float = self.executor.forward(image, reference::Policy::All, &mut worker.scratch, observe)?;
+        let label = self.data.label(index) as usize;
+        let name = || format!("cannot run {}", self.data.record_name(index));
+        let mut record = run_int8(session, &pixels, &float, label).with_context(name)?;
+        if with_layers {
+            worker.values.add_experts(&float);
+            let mut probe = Compare { values: &worker.values, layers: Vec::new(), buffer: Vec::new() };
+            session.classify_probed(&pixels, Policy::All, &mut probe).with_context(name)?;
+            record.layers = probe.layers;
         }
-        // Places are given out in order, so the first failure is the same whatever the number of threads.
-        if let Some((_, error)) = failures.into_iter().min_by_key(|(place, _)| *place) {
-            return Err(error);
-        }
-        records.sort_by_key(|(place, _)| *place);
-        Ok(records.into_iter().map(|(_, record)| record).collect())
+        Ok(record)
     }
 
     /// Whether the layers are compared on the image in this place: on [`LAYER_IMAGES`], spread evenly.
@@ -294,25 +284,6 @@ impl FixedSum {
             agreement: percent(self.same),
             sqnr_db: self.logits.db(),
         }
-    }
-}
-
-impl Worker<'_, '_, '_> {
-    fn image(&mut self, index: usize, with_layers: bool) -> Result<Record> {
-        let pixels = self.job.data.pixels(index)?;
-        let observe = with_layers.then_some(&mut self.values as &mut dyn Observe);
-        let image = Image::Pixels(&pixels);
-        let float = self.job.executor.forward(image, reference::Policy::All, &mut self.scratch, observe)?;
-        let label = self.job.data.label(index) as usize;
-        let name = || format!("cannot run {}", self.job.data.record_name(index));
-        let mut record = run_int8(&mut self.session, &pixels, &float, label).with_context(name)?;
-        if with_layers {
-            self.values.add_experts(&float);
-            let mut probe = Compare { values: &self.values, layers: Vec::new(), buffer: Vec::new() };
-            self.session.classify_probed(&pixels, Policy::All, &mut probe).with_context(name)?;
-            record.layers = probe.layers;
-        }
-        Ok(record)
     }
 }
 

@@ -557,6 +557,15 @@ fn run_classifies_as_the_policies_say() {
         assert!(error.contains(part), "{error}");
     }
     fails(&["run", text(&lab.artifact), text(&files[0]), "--policy", "all", "--threshold", "1"], 1);
+    let alone = json(&["run", text(&lab.artifact), text(&files[0]), "--json"]);
+    assert_eq!(json(&["run", text(&lab.artifact), text(&files[0]), "--json", "--threads", "3"]), alone);
+    for verb in ["run", "bench"] {
+        let images: &[&str] = if verb == "run" { &[text(&files[0])] } else { &[] };
+        for threads in ["0", "257"] {
+            let error = fails(&[&[verb, text(&lab.artifact), "--threads", threads], images].concat(), 1);
+            assert!(error.contains("1 to 256 threads"), "{error}");
+        }
+    }
 }
 
 #[test]
@@ -689,6 +698,8 @@ fn bench_measures_every_number_of_experts() {
     let report =
         json(&["bench", text(&lab.artifact), "--seconds", "0.2", "--data", text(&lab.npz), "--profile", "--json"]);
     assert_eq!(report["threads"], 1);
+    let shared = json(&["bench", text(&lab.artifact), "--seconds", "0.05", "--threads", "2", "--json"]);
+    assert_eq!(shared["threads"], 2);
     assert!(!report["kernel"].as_str().unwrap().is_empty());
     let rows = report["rows"].as_array().unwrap();
     assert_eq!(rows.len(), 3);

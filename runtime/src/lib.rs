@@ -27,6 +27,8 @@
 #![cfg_attr(not(any(test, feature = "std")), no_std)]
 
 pub mod arith;
+#[cfg(feature = "std")]
+pub mod batch;
 pub mod confidence;
 mod error;
 pub mod exec;

@@ -15,7 +15,7 @@ use super::inputs::{self, DataArgs};
 use super::table::{Table, millions};
 use super::ui::Ui;
 
-/// Measure latency against the number of experts, on one thread
+/// Measure latency against the number of experts
 ///
 /// The numbers of experts take turns, so that a drift of the machine hits all of them. Without --data the images are
 /// synthetic: latency of a fixed number of experts is the same, but how far samples are routed says little.
@@ -28,6 +28,7 @@ Examples:
   ride-compile bench my-ride.ride
   ride-compile bench my-ride.ride --data cifar-100-binary --seconds 10
   ride-compile bench my-ride.ride --profile
+  ride-compile bench my-ride.ride --threads 2
   ride-compile bench my-ride.ride --json > host.json
   ride-compile bench my-ride.ride --import host.json cortex-m4.json raspberry-pi.json")]
 pub(crate) struct BenchArgs {
@@ -40,6 +41,9 @@ pub(crate) struct BenchArgs {
     /// How long to measure
     #[arg(long, value_name = "S", default_value_t = 3.0)]
     seconds: f64,
+    /// Threads that share each inference; the results do not depend on it
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    threads: usize,
     /// Kernels to use instead of the fastest, by instruction set or name; `inspect` lists them
     #[arg(long, value_name = "NAME")]
     kernel: Option<String>,
@@ -103,6 +107,7 @@ pub(crate) fn run(args: &BenchArgs, ui: &mut Ui) -> Result<()> {
             Experts::All => None,
             Experts::Exactly(n) => Some(n),
         },
+        threads: args.threads,
     };
     let (images, source) = match args.data.open(&inputs::preprocess_of(model, args.resize), Split::Test)? {
         Some(data) => {
@@ -137,7 +142,9 @@ fn cpu() -> String {
 
 fn text(s: &Summary<'_>) -> String {
     let r = &s.report;
-    let mut out = format!("{} ({}), 1 thread, {} rounds, {} images\n", r.kernel, s.cpu, r.rounds, s.images);
+    let plural = if r.threads == 1 { "" } else { "s" };
+    let mut out =
+        format!("{} ({}), {} thread{plural}, {} rounds, {} images\n", r.kernel, s.cpu, r.threads, r.rounds, s.images);
     let mut table = Table::new(&["experts", "median µs", "p99 µs", "min µs", "M MAC", "GMAC/s"]);
     let us = |v: f64| format!("{v:.1}");
     let times = |l: &Latency| [us(l.median_us), us(l.p99_us), us(l.min_us)];

@@ -40,6 +40,9 @@ pub(crate) struct RunArgs {
     /// Show the K classes with the largest logits
     #[arg(long, value_name = "K", default_value_t = 5)]
     top: usize,
+    /// Threads that share each inference; the answers do not depend on it
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    threads: usize,
     /// Resize the shorter side of images to N pixels instead of as the artifact says, then crop the centre
     #[arg(long, value_name = "N")]
     resize: Option<usize>,
@@ -89,7 +92,8 @@ pub(crate) fn run(args: &RunArgs, ui: &mut Ui) -> Result<()> {
     let preprocess = inputs::preprocess_of(model, args.resize);
     let counted = (0..model.classes()).any(|class| model.train_count(class) > 0);
     let mut arena = artifact_file::arena(model)?;
-    let mut session = Session::new(model, &mut arena)?;
+    let team = artifact_file::team(args.threads)?;
+    let mut session = Session::new(model, &mut arena)?.with_team(&team);
     let mut answers = Vec::new();
     let mut classify = |path: &PathBuf| -> Result<Answer> {
         let what = || format!("cannot classify {}", path.display());

@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 
 /// Vector instructions that a piece has at least: some 2.5 microseconds, several times what the hand-over costs (`cargo run
 /// --release -p ride-runtime --features std --example threads` shows it).
-const LEAST: u64 = 8192;
+pub(super) const LEAST: u64 = 8192;
 /// Bytes of weights that may be read again for each of several pieces a thread: they stay in the second cache. Otherwise each
 /// thread gets one piece.
 const LIGHT: usize = 128 << 10;
@@ -27,7 +27,7 @@ pub(crate) unsafe fn convolve(team: Option<&Team>, backend: &'static Backend, mu
     let work = shape.macs() / u64::from(backend.isa.macs_per_instruction());
     let count = team.filter(|_| backend.conv.splits).map_or(1, |team| {
         let each = if call.weights.len() <= LIGHT { 4 } else { 1 };
-        pieces(team.threads(), each, shape.out_h(), work)
+        pieces(team, each, shape.out_h(), work)
     });
     let Some(team) = team.filter(|_| count > 1) else {
         // SAFETY: promised by the caller.
@@ -53,7 +53,7 @@ pub(crate) unsafe fn convolve(team: Option<&Team>, backend: &'static Backend, mu
 pub(crate) unsafe fn max_pool(team: Option<&Team>, backend: &'static Backend, mut call: MaxPoolCall<'_>) {
     let pool = *call.pool;
     let compared = pool.output_len() as u64 * u64::from(pool.kernel).pow(2);
-    let count = team.map_or(1, |team| pieces(team.threads(), 4, pool.out_h(), compared / POOL_BYTES));
+    let count = team.map_or(1, |team| pieces(team, 4, pool.out_h(), compared / POOL_BYTES));
     let Some(team) = team.filter(|_| count > 1) else {
         // SAFETY: promised by the caller.
         return unsafe { (backend.max_pool)(&mut call) };
@@ -71,10 +71,11 @@ pub(crate) unsafe fn max_pool(team: Option<&Team>, backend: &'static Backend, mu
     team.run(0, &work, &mut []);
 }
 
-/// Number of pieces for `threads`, at most `each` for every one of them; 1 where sharing does not pay. `work` is a number
+/// Number of pieces for a team, at most `each` for every thread; 1 where sharing does not pay. `work` is a number
 /// of vector instructions.
-fn pieces(threads: usize, each: usize, rows: usize, work: u64) -> usize {
-    let affordable = usize::try_from(work / LEAST).unwrap_or(usize::MAX);
+fn pieces(team: &Team, each: usize, rows: usize, work: u64) -> usize {
+    let threads = team.threads();
+    let affordable = usize::try_from(work / team.least).unwrap_or(usize::MAX);
     let count = affordable.min(rows).min(each * threads);
     // The same number for everybody.
     if count > threads { count / threads * threads } else { count.max(1) }
@@ -154,13 +155,19 @@ mod tests {
 
     #[test]
     fn small_work_stays_together() {
-        assert_eq!(pieces(2, 4, 56, LEAST), 1);
-        assert_eq!(pieces(2, 4, 56, 2 * LEAST), 2);
-        assert_eq!(pieces(2, 4, 56, 7 * LEAST), 6);
-        assert_eq!(pieces(2, 4, 56, u64::MAX), 8);
-        assert_eq!(pieces(2, 1, 7, 100 * LEAST), 2);
-        assert_eq!(pieces(8, 1, 7, 100 * LEAST), 7);
-        assert_eq!(pieces(5, 4, 1, 100 * LEAST), 1);
-        assert_eq!(pieces(3, 4, 9, 0), 1);
+        let teams: Vec<Team> = (0..=8).map(|n| Team::new(n).expect("threads")).collect();
+        for (threads, each, rows, work, count) in [
+            (2, 4, 56, LEAST, 1),
+            (2, 4, 56, 2 * LEAST, 2),
+            (2, 4, 56, 7 * LEAST, 6),
+            (2, 4, 56, u64::MAX, 8),
+            (2, 1, 7, 100 * LEAST, 2),
+            (8, 1, 7, 100 * LEAST, 7),
+            (5, 4, 1, 100 * LEAST, 1),
+            (3, 4, 9, 0, 1),
+            (1, 1, 9, 100 * LEAST, 1),
+        ] {
+            assert_eq!(pieces(&teams[threads], each, rows, work), count, "{threads} threads, {rows} rows");
+        }
     }
 }

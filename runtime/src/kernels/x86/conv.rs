@@ -145,6 +145,7 @@ unsafe fn run_checked<S: Simd>(call: &mut ConvCall<'_>, parts: &k8n16::Parts, ri
         out_pixel: usize::from(conv.shape.out_c),
         out_w: shape.out_w(),
         rows,
+        before: (call.rows.start, conv.shape.out_h()),
         steps: k8n16::steps(&shape),
         part_weights: k8n16::part_weights_len(&shape),
         weights: call.weights,
@@ -280,6 +281,8 @@ struct Layer<'a> {
     out_w: usize,
     /// Output rows to compute; the planes hold these only.
     rows: Range<usize>,
+    /// Rows of the layer before them, of how many.
+    before: (usize, usize),
     /// Steps of the whole window.
     steps: usize,
     /// Bytes of a part's weights.
@@ -331,6 +334,16 @@ impl Layer<'_> {
         })
     }
 
+    /// The stripes of a part, begun with that which lies as far into the weights as the call's rows into the output: threads
+    /// that share a layer do not all wait for the same weights, but find in the shared cache what others have fetched.
+    fn stripes_in_turn<S: Simd>(&self, part: usize) -> impl Iterator<Item = Stripe> {
+        let first = match self.before {
+            (0, _) => 0,
+            (rows, all) => self.stripes::<S>(part).count() * rows / all,
+        };
+        self.stripes::<S>(part).skip(first).chain(self.stripes::<S>(part).take(first))
+    }
+
     /// Reads windows where the input lies: groups of rows, for each group one stripe after the other.
     ///
     /// # Safety
@@ -353,7 +366,7 @@ impl Layer<'_> {
             for part in 0..self.parts {
                 // Before the input, where the first column of the window is padding, which is left out.
                 row.base = input.as_ptr().wrapping_add(part * usize::from(self.shape.in_c)).wrapping_sub(padding);
-                for stripe in self.stripes::<S>(part) {
+                for stripe in self.stripes_in_turn::<S>(part) {
                     let mut fetch = Fetch::behind(self, stripe);
                     for y in first..self.rows.end.min(first + group) {
                         let (window, skipped) = self.window(y);
