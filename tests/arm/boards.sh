@@ -17,7 +17,7 @@ fi
 . tests/arm/cross.sh
 
 emulate() { # MACHINE ELF [COUNTS]
-    timeout 120 qemu-system-arm -M "$1" -nographic -monitor none -serial none \
+    timeout 600 qemu-system-arm -M "$1" -nographic -monitor none -serial none \
         -semihosting-config enable=on,target=native ${3:+-plugin "$ICOUNT_PLUGIN,out=$3"} -kernel "$2"
 }
 

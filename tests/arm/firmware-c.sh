@@ -50,7 +50,7 @@ build() { # BOARD CORE LIMIT(KiB of code)
 board() { # BOARD CORE LIMIT(KiB of code)
     local report=$out/$2.json stack
     build "$1" "$2" "$3" '(below)'
-    timeout 120 make -s -C $firmware BOARD="$1" CORE="$2" run > "$report" 2> "$out/run.txt" ||
+    timeout 300 make -s -C $firmware BOARD="$1" CORE="$2" run > "$report" 2> "$out/run.txt" ||
         { cat "$report" "$out/run.txt" >&2; fail "$2: the firmware failed on $1"; }
     "$host" "$firmware/build/model-$2/model.ride" --rounds 1 > "$out/host-$2.json"
     [ "$(answers "$report" | wc -l)" = 4 ] || fail "$2: no answers in its report"

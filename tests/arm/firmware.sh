@@ -78,7 +78,7 @@ measure() { # CORE TARGET [REPORT]
 board() { # CORE BOARD MACHINE LIMIT(KiB of code)
     artifact "$1"
     build "$1" "$1" "$2"
-    timeout 120 qemu-system-arm -M "$3" -display none -monitor none -serial none -icount shift=0 \
+    timeout 300 qemu-system-arm -M "$3" -display none -monitor none -serial none -icount shift=0 \
         -chardev stdio,id=report -semihosting-config enable=on,target=native,chardev=report -kernel "$elf/ride-firmware" > "$out/reports/$1.json" ||
         { cat "$out/reports/$1.json" >&2; fail "$1: the firmware failed on $3"; }
     grep -q '"counts": "instructions"' "$out/reports/$1.json" || fail "$1: instructions were not counted"
