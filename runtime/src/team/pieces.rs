@@ -75,6 +75,9 @@ pub(crate) unsafe fn max_pool(team: Option<&Team>, backend: &'static Backend, mu
 /// of vector instructions.
 fn pieces(team: &Team, each: usize, rows: usize, work: u64) -> usize {
     let threads = team.threads();
+    if threads == 1 {
+        return 1;
+    }
     let affordable = usize::try_from(work / team.least).unwrap_or(usize::MAX);
     let count = affordable.min(rows).min(each * threads);
     // The same number for everybody.
@@ -165,7 +168,8 @@ mod tests {
             (8, 1, 7, 100 * LEAST, 7),
             (5, 4, 1, 100 * LEAST, 1),
             (3, 4, 9, 0, 1),
-            (1, 1, 9, 100 * LEAST, 1),
+            (1, 4, 9, 100 * LEAST, 1),
+            (0, 4, 9, 100 * LEAST, 1),
         ] {
             assert_eq!(pieces(&teams[threads], each, rows, work), count, "{threads} threads, {rows} rows");
         }
