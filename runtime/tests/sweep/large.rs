@@ -34,7 +34,9 @@ impl Sweep {
         }
     }
 
-    /// The windows of ImageNet networks in sizes that end within tiles: first layer, 1x1 convolutions, projections.
+    /// The windows of ImageNet networks in sizes that end within tiles: first layer, 1x1 convolutions, projections. Too large
+    /// for boards.
+    #[cfg_attr(target_os = "none", allow(dead_code))]
     pub(crate) fn imagenet_layers(&mut self) {
         for (size, in_c, out_c, window) in [
             ((19, 23), 3, 64, (7, 2, 3)),

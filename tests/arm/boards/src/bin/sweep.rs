@@ -14,7 +14,7 @@ use ride_runtime::kernels::BACKENDS;
 use sweep::{Random, Sweep};
 
 /// Bytes for the tensors of a case.
-const HEAP: usize = 1 << 20;
+const HEAP: usize = 3 << 20;
 
 /// Gives out memory upwards, and starts again at the bottom when everything has come back.
 struct Bump {
