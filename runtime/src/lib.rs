@@ -7,7 +7,7 @@
 //! were. All results are defined by one arithmetic law ([`arith`]), so logits and routes are the same bits on every
 //! kernel and every machine.
 //!
-//! **Stack.** [`Session::classify`] took at most 1.2 KB on every core that was measured (painted memory, RIDE ResNet-32
+//! **Stack.** [`Session::classify`] took at most 1.3 KB on every core that was measured (painted memory, RIDE ResNet-32
 //! with three experts and all routers, optimised for size, Cortex-M0+ to M55: `tests/arm/firmware.sh`); it has no recursion and
 //! no buffers whose size depends on the network. 2 KiB are a safe reservation for it.
 //!

@@ -2,7 +2,7 @@
 //!
 //! A [`Team`] is lent to a session with [`Session::with_team`]; results are the same bits with any number of threads, because
 //! each output row is computed by the same kernel from the same numbers, whoever does it. What pays to share and what
-//! stays with the calling thread is decided in [`pieces`]. To run many images at once, one thread for each of them is better:
+//! stays with the calling thread is decided by what a piece costs. To run many images at once, one thread for each of them is better:
 //! see [`crate::batch`].
 //!
 //! Handing work over costs well below a microsecond while the threads are awake: for some ten microseconds after each
