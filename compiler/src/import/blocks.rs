@@ -125,7 +125,7 @@ impl<'t, 'a> Builder<'t, 'a> {
     fn stage(&mut self, spec: &Spec, stage: usize, module: &str, value: ValueId) -> Result<ValueId> {
         let mut value = value;
         let mut input = if stage == 0 { spec.arch.family.first.2 } else { spec.channels(stage - 1) };
-        for block in 0..spec.arch.depths[stage] {
+        for block in 0..spec.blocks[stage] {
             let stride = if block == 0 { spec.arch.family.stages[stage].stride } else { 1 };
             let place = Place { module: format!("{module}.{block}"), node: format!("layer{}.{block}", stage + 1) };
             let shape = BlockShape { kind: spec.arch.block, input, planes: spec.widths[stage], stride };

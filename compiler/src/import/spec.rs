@@ -15,6 +15,8 @@ use crate::description::{ClassifierKind, ClassifierTable, ModelTable};
 const MAX_EXPERTS: usize = 64;
 /// Most classes; iNaturalist 2018 has 8,142.
 const MAX_CLASSES: usize = 1 << 20;
+/// Most residual blocks of a stage; ResNet-152 has 36.
+const MAX_BLOCKS: usize = 1 << 8;
 /// Widest stage, before the block's expansion.
 const MAX_WIDTH: usize = 1 << 14;
 /// The official default of `top_choices_num`.
@@ -32,6 +34,8 @@ pub(super) struct Spec {
     pub(super) experts: usize,
     /// Width of each stage, before the block's expansion.
     pub(super) widths: Vec<usize>,
+    /// Residual blocks of each stage.
+    pub(super) blocks: Vec<usize>,
     /// How many stages belong to the stem.
     pub(super) shared: usize,
     /// Whether a lone expert's tensors are named as if there were several: `layer3s.0` instead of `layer3`.
@@ -88,6 +92,7 @@ impl Spec {
             classes,
             experts: 1,
             widths: widths(arch, &args, origin)?,
+            blocks: blocks(arch, &args, origin)?,
             shared: if model.separate { 0 } else { arch.family.shared },
             listed: false,
             separate: model.separate,
@@ -218,6 +223,9 @@ impl fmt::Display for Spec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { name, classes, experts, widths, classifier, .. } = self;
         write!(f, "{name} with num_classes {classes}, num_experts {experts}, widths {widths:?}, {classifier}")?;
+        if self.blocks != self.arch.depths {
+            write!(f, ", blocks {:?}", self.blocks)?;
+        }
         if self.separate {
             write!(f, ", separate experts")?;
         }
@@ -250,6 +258,20 @@ fn widths(arch: &Architecture, args: &Args<'_>, origin: &str) -> Result<Vec<usiz
         check_padding(&widths, origin)?;
     }
     Ok(widths)
+}
+
+/// The number of blocks of each stage: `blocks`, which the official code does not have, else what the architecture's
+/// name says. Distillation writes it for students that are shallower than any named architecture.
+fn blocks(arch: &Architecture, args: &Args<'_>, origin: &str) -> Result<Vec<usize>> {
+    let Some(blocks) = args.counts("blocks")? else { return Ok(arch.depths.to_vec()) };
+    let stages = arch.depths.len();
+    ensure!(
+        blocks.len() == stages && blocks.iter().all(|count| (1..=MAX_BLOCKS).contains(count)),
+        "{origin}: arch.args.blocks is {blocks:?}; expected the number of residual blocks of each of the {stages} stages \
+         of {}, from 1 to {MAX_BLOCKS}",
+        arch.name
+    );
+    Ok(blocks)
 }
 
 /// The option-A shortcut pads with the same number of zero channels on either side.
