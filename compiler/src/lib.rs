@@ -17,4 +17,5 @@ pub mod onnx;
 pub mod reference;
 pub mod rules;
 pub mod source;
+pub mod train;
 pub mod verify;

@@ -15,8 +15,8 @@ use crate::description::{ClassifierKind, ClassifierTable, ModelTable};
 const MAX_EXPERTS: usize = 64;
 /// Most classes; iNaturalist 2018 has 8,142.
 const MAX_CLASSES: usize = 1 << 20;
-/// Most residual blocks of a stage; ResNet-152 has 36.
-const MAX_BLOCKS: usize = 1 << 8;
+/// Most blocks in a stage; ResNet-152 has 36.
+const MAX_BLOCKS: usize = 256;
 /// Widest stage, before the block's expansion.
 const MAX_WIDTH: usize = 1 << 14;
 /// The official default of `top_choices_num`.
@@ -34,8 +34,8 @@ pub(super) struct Spec {
     pub(super) experts: usize,
     /// Width of each stage, before the block's expansion.
     pub(super) widths: Vec<usize>,
-    /// Residual blocks of each stage.
-    pub(super) blocks: Vec<usize>,
+    /// Blocks in each stage.
+    pub(super) depths: Vec<usize>,
     /// How many stages belong to the stem.
     pub(super) shared: usize,
     /// Whether a lone expert's tensors are named as if there were several: `layer3s.0` instead of `layer3`.
@@ -92,7 +92,7 @@ impl Spec {
             classes,
             experts: 1,
             widths: widths(arch, &args, origin)?,
-            blocks: blocks(arch, &args, origin)?,
+            depths: depths(arch, &args)?,
             shared: if model.separate { 0 } else { arch.family.shared },
             listed: false,
             separate: model.separate,
@@ -132,8 +132,16 @@ impl Spec {
         Ok(())
     }
 
-    /// Compares `num_experts` with the classifiers that are there, before anything is built for each expert.
+    /// Compares `num_experts` with the classifiers that are there, before anything is built for each expert. Without
+    /// any tensors, which is how untrained networks are planned, `num_experts` must be there.
     fn count_experts(&mut self, args: &Args<'_>, tensors: &Tensors<'_>) -> Result<()> {
+        if tensors.is_empty() {
+            let asked = args.count("num_experts", 1..=MAX_EXPERTS)?;
+            self.experts = asked.with_context(|| format!("{}: arch.args.num_experts is missing", self.origin))?;
+            // A lone expert is the plain network to the official code, whose modules are not in lists.
+            self.listed = self.experts > 1;
+            return Ok(());
+        }
         let listed = tensors.count_list("linears");
         self.listed = listed > 0;
         let found = if self.listed { listed } else { usize::from(tensors.contains("linear.weight")) };
@@ -223,8 +231,8 @@ impl fmt::Display for Spec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { name, classes, experts, widths, classifier, .. } = self;
         write!(f, "{name} with num_classes {classes}, num_experts {experts}, widths {widths:?}, {classifier}")?;
-        if self.blocks != self.arch.depths {
-            write!(f, ", blocks {:?}", self.blocks)?;
+        if self.depths != self.arch.depths {
+            write!(f, ", blocks {:?}", self.depths)?;
         }
         if self.separate {
             write!(f, ", separate experts")?;
@@ -260,18 +268,15 @@ fn widths(arch: &Architecture, args: &Args<'_>, origin: &str) -> Result<Vec<usiz
     Ok(widths)
 }
 
-/// The number of blocks of each stage: `blocks`, which the official code does not have, else what the architecture's
-/// name says. Distillation writes it for students that are shallower than any named architecture.
-fn blocks(arch: &Architecture, args: &Args<'_>, origin: &str) -> Result<Vec<usize>> {
-    let Some(blocks) = args.counts("blocks")? else { return Ok(arch.depths.to_vec()) };
-    let stages = arch.depths.len();
-    ensure!(
-        blocks.len() == stages && blocks.iter().all(|count| (1..=MAX_BLOCKS).contains(count)),
-        "{origin}: arch.args.blocks is {blocks:?}; expected the number of residual blocks of each of the {stages} stages \
-         of {}, from 1 to {MAX_BLOCKS}",
-        arch.name
-    );
-    Ok(blocks)
+/// The blocks of each stage: `layerN_blocks` if given, else those of the architecture. The authors' code has no such
+/// argument; students that are shallower than their architecture do.
+fn depths(arch: &Architecture, args: &Args<'_>) -> Result<Vec<usize>> {
+    let stages = arch.depths.iter().enumerate();
+    stages
+        .map(|(stage, &blocks)| {
+            Ok(args.count(&format!("layer{}_blocks", stage + 1), 1..=MAX_BLOCKS)?.unwrap_or(blocks))
+        })
+        .collect()
 }
 
 /// The option-A shortcut pads with the same number of zero channels on either side.

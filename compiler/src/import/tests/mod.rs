@@ -100,10 +100,10 @@ fn stages_may_have_any_number_of_blocks() {
         side: 24,
         ..Model::default()
     });
-    for value in [json!([5, 5]), json!([5, 0, 5]), json!([5, 5, 1000])] {
-        assert_argument("blocks", value, &["arch.args.blocks", "3 stages"]);
+    for value in [json!(0), json!(1000), json!("5")] {
+        assert_argument("layer2_blocks", value, &["arch.args.layer2_blocks", "1 to 256"]);
     }
-    assert_argument("blocks", json!([5, 5, 4]), &["layer3s.0.4"]);
+    assert_argument("layer3_blocks", json!(4), &["layer3s.0.4"]);
 }
 
 #[test]

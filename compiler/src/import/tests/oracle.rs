@@ -226,8 +226,8 @@ impl Model {
         for (index, width) in self.widths.iter().flatten().enumerate() {
             args[format!("layer{}_output_dim", first + index)] = json!(width);
         }
-        if !self.blocks.is_empty() {
-            args["blocks"] = json!(self.blocks);
+        for (stage, blocks) in self.blocks.iter().enumerate() {
+            args[format!("layer{}_blocks", stage + 1)] = json!(blocks);
         }
         if self.kind.contains("EA") {
             args["top_choices_num"] = json!(self.top_k);

@@ -1,0 +1,14 @@
+//! Training: the networks of the family with gradients, their losses and parameters.
+//!
+//! Everything here works on candle's tensors, which stay inside this folder. Images are `[N, H, W, 3]`, `f32`,
+//! normalised.
+
+pub mod loss;
+pub mod net;
+pub mod params;
+pub mod plan;
+
+mod ops;
+
+#[cfg(test)]
+mod tests;
