@@ -6,6 +6,7 @@ mod build;
 mod calibrate;
 mod completions;
 mod devices;
+mod distill;
 mod exit;
 mod inputs;
 mod inspect;
@@ -66,6 +67,7 @@ enum Verb {
     Run(run::RunArgs),
     Verify(verify::VerifyArgs),
     Bench(bench::BenchArgs),
+    Distill(Box<distill::DistillArgs>),
     Targets(targets::TargetsArgs),
     Completions(completions::CompletionsArgs),
 }
@@ -100,6 +102,7 @@ fn dispatch(cli: Cli) -> Result<()> {
         Verb::Run(args) => run::run(&args, &mut ui),
         Verb::Verify(args) => verify::run(&args, &mut ui),
         Verb::Bench(args) => bench::run(&args, &mut ui),
+        Verb::Distill(args) => distill::run(&args, &mut ui),
         Verb::Targets(args) => targets::run(&args, &mut ui),
         Verb::Completions(args) => completions::run(&args, &mut ui),
     }
