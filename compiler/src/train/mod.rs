@@ -8,6 +8,7 @@ pub mod net;
 pub mod params;
 pub mod plan;
 
+mod engine;
 mod ops;
 
 #[cfg(test)]
