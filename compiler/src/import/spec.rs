@@ -231,6 +231,9 @@ impl fmt::Display for Spec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { name, classes, experts, widths, classifier, .. } = self;
         write!(f, "{name} with num_classes {classes}, num_experts {experts}, widths {widths:?}, {classifier}")?;
+        if self.depths != self.arch.depths {
+            write!(f, ", blocks {:?}", self.depths)?;
+        }
         if self.separate {
             write!(f, ", separate experts")?;
         }
