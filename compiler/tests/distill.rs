@@ -12,7 +12,6 @@ use tempfile::TempDir;
 
 /// Rows and columns of an image.
 const SIDE: usize = 8;
-const CLASSES: usize = 4;
 
 /// A network of a few thousand parameters.
 const TEACHER: &str = r#"

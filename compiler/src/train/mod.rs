@@ -20,6 +20,7 @@ pub mod student;
 pub mod teacher;
 pub mod trainer;
 
+mod engine;
 mod ops;
 
 use anyhow::{Context, Result};
