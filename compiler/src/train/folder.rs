@@ -9,7 +9,7 @@ use ride_calibrate::atomic_file;
 use serde::Serialize;
 
 use super::state::State;
-use crate::checkpoint::{Tensor, safetensors};
+use crate::checkpoint::safetensors;
 
 /// The state that training goes on from.
 pub const STATE: &str = "train.state";
@@ -71,6 +71,7 @@ impl Folder {
             path.display()
         );
         let folder = Self::lock(path)?;
+        folder.drop_remains().with_context(|| format!("cannot clean up {}", path.display()))?;
         folder.drop_broken_line().with_context(|| format!("cannot write {}", path.join(LOG).display()))?;
         let state = State::read(&folder.state())?;
         Ok((folder, state))
@@ -92,6 +93,20 @@ impl Folder {
             }
         }
         Ok(Self { path: path.to_path_buf(), log })
+    }
+
+    /// A process that was killed may have left temporary files of [`atomic_file`]; nobody else writes here.
+    fn drop_remains(&self) -> std::io::Result<()> {
+        for entry in fs::read_dir(&self.path)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            let ours = [STATE, MODEL, CONFIG, COUNTS, NAMES].iter().any(|file| name.starts_with(&format!(".{file}.")));
+            if ours && name.ends_with(".tmp") {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
     }
 
     /// A process that was killed may have left half a line.
@@ -133,7 +148,7 @@ impl Folder {
     ///
     /// # Errors
     /// Names the file that cannot be written.
-    pub fn export(&self, state: &State, tensors: &std::collections::BTreeMap<String, Tensor>) -> Result<()> {
+    pub fn export(&self, state: &State) -> Result<()> {
         let config = serde_json::to_string_pretty(&state.settings.config)? + "\n";
         let counts: String = state.settings.inputs.class_counts.iter().map(|count| format!("{count}\n")).collect();
         let names: String = state.settings.inputs.class_names.iter().map(|name| format!("{name}\n")).collect();
@@ -142,7 +157,7 @@ impl Folder {
                 atomic_file::write(&self.path.join(name), text.as_bytes())?;
             }
         }
-        atomic_file::write(&self.path.join(MODEL), &safetensors::encode(tensors, None)?)
+        atomic_file::write(&self.path.join(MODEL), &safetensors::encode(&state.model, None)?)
     }
 }
 
@@ -175,6 +190,19 @@ mod tests {
             assert!(error.contains(name), "{error}");
             assert_eq!(fs::read(place.path().join(name)).unwrap(), b"precious");
         }
+    }
+
+    #[test]
+    fn remains_of_a_killed_process_are_removed() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = Folder::create(place.path()).unwrap();
+        for name in [".train.state.17.0.tmp", ".model.safetensors.17.3.tmp", ".mine.tmp", "train.state.tmp"] {
+            fs::write(place.path().join(name), b"half").unwrap();
+        }
+        folder.drop_remains().unwrap();
+        let mut left: Vec<_> = fs::read_dir(place.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, [".mine.tmp", "log.jsonl", "train.state.tmp"]);
     }
 
     #[test]

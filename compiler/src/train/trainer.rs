@@ -3,7 +3,6 @@
 //! It ends when the schedule does, when somebody asks it to stop, or with an error; in each case the folder holds a state
 //! to go on from: written at the end of every epoch and when training stops, never with numbers that are not finite.
 
-use std::collections::BTreeMap;
 use std::sync::mpsc::Receiver;
 use std::time::Instant;
 
@@ -21,7 +20,6 @@ use super::optimizer::Sgd;
 use super::settings::Settings;
 use super::state::{Progress, State};
 use super::teacher::Teacher;
-use crate::checkpoint;
 
 /// What happens during training, for those who watch.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -156,14 +154,11 @@ impl<'a> Trainer<'a> {
     pub fn run(&mut self, watch: &Watch<'_>) -> Result<End> {
         let Settings { augment, sampling, batch, seed, .. } = self.settings;
         let source = Source { data: self.data, recipe: augment, sampling, batch, seed };
-        source.run(self.progress.position, |batches| self.follow(&source, batches, watch))?.with_context(|| {
-            let Position { epoch, batch } = self.saved().unwrap_or_default();
-            format!("training stopped; saved is what was learned in {epoch} epochs and {batch} batches")
-        })
+        source.run(self.progress.position, |batches| self.follow(&source, batches, watch))?
     }
 
-    /// Where the state in the folder is.
-    fn saved(&self) -> Option<Position> {
+    /// What the state in the folder holds; `None` if there is none yet.
+    pub fn saved(&self) -> Option<Position> {
         State::read(&self.folder.state()).ok().map(|state| state.progress.position)
     }
 
@@ -274,14 +269,6 @@ impl<'a> Trainer<'a> {
             model: self.net.tensors()?,
             velocity: self.sgd.state(self.net.parameters())?,
         })
-    }
-
-    /// The network's tensors by their official names.
-    ///
-    /// # Errors
-    /// If the device fails.
-    pub fn tensors(&self) -> Result<BTreeMap<String, checkpoint::Tensor>> {
-        self.net.tensors()
     }
 
     fn save(&self) -> Result<()> {
