@@ -7,6 +7,7 @@ pub mod loss;
 pub mod net;
 pub mod params;
 pub mod plan;
+pub mod qat;
 
 mod engine;
 mod ops;

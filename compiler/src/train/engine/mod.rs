@@ -5,6 +5,7 @@
 //! image's activation is made, convolved and measured while it is in the cache, and on the way back its gradient takes
 //! the place of the activation. Classifiers and losses are candle's business: they are small.
 
+mod fold;
 mod norm;
 mod part;
 mod schedule;
@@ -17,7 +18,8 @@ use super::ops::pool;
 use super::ops::simd::Level;
 use super::params::Params;
 use super::plan::Plan;
-use part::{LayerGrad, OutputGrad, PartTape};
+use super::qat::Quantization;
+use part::{Input, LayerGrad, OutputGrad, PartTape};
 use schedule::Schedule;
 
 /// Colours of an image.
@@ -31,6 +33,8 @@ pub(super) struct Engine {
     experts: Vec<PartTape>,
     /// The batch, with the border of the first convolution.
     images: Vec<f32>,
+    /// A pixel of that border.
+    border: Vec<f32>,
     count: usize,
     /// Gradient of the stem's output.
     shared_grad: Vec<f32>,
@@ -50,7 +54,24 @@ impl Engine {
         let shared = if stem.is_empty() { image } else { stem.output().0 };
         let expert = |part| Ok(PartTape::new(Schedule::new(part, shared, level)?, level));
         let experts = plan.experts.iter().map(expert).collect::<Result<_>>()?;
-        Ok(Self { image, stem, experts, images: Vec::new(), count: 0, shared_grad: Vec::new() })
+        let border = vec![0.0; COLOURS];
+        Ok(Self { image, stem, experts, images: Vec::new(), border, count: 0, shared_grad: Vec::new() })
+    }
+
+    /// Computes with rounded weights and activations from now on.
+    ///
+    /// # Errors
+    /// If the quantization is not of this network.
+    pub(super) fn quantize(&mut self, quantization: &Quantization) -> Result<()> {
+        let steps = Some(quantization.pixel_steps());
+        self.border = quantization.border()?;
+        self.images.clear();
+        let roundings = quantization.roundings();
+        let separate = self.stem.is_empty();
+        if !separate {
+            self.stem.round(roundings, steps.clone())?;
+        }
+        self.experts.iter_mut().try_for_each(|expert| expert.round(roundings, steps.clone().filter(|_| separate)))
     }
 
     /// Whether it was made for images of this size.
@@ -63,22 +84,26 @@ impl Engine {
         let dense = self.image.dense().len();
         ensure!(images.len().is_multiple_of(dense) && !images.is_empty(), "there is no image, or not a whole one");
         self.count = images.len() / dense;
-        self.images.resize(self.count * self.image.len(), 0.0);
+        if self.images.len() != self.count * self.image.len() {
+            self.images = self.border.repeat(self.count * self.image.len() / COLOURS);
+        }
         for (from, to) in images.chunks_exact(dense).zip(self.images.chunks_exact_mut(self.image.len())) {
             for (row, from) in from.chunks_exact(self.image.row()).enumerate() {
                 to[self.image.range(row)].copy_from_slice(from);
             }
         }
         if !self.stem.is_empty() {
-            self.stem.forward(&self.images, self.count, params, mode)?;
+            let images = Input { values: &self.images, codes: &self.images };
+            self.stem.forward(images, self.count, params, mode)?;
         }
-        let shared = if self.stem.is_empty() { &self.images } else { self.stem.output().1 };
+        let images = Input { values: &self.images, codes: &self.images };
+        let shared = if self.stem.is_empty() { images } else { self.stem.output().1 };
         let mut features = Vec::new();
         for expert in &mut self.experts {
             expert.forward(shared, self.count, params, mode)?;
             let (plane, output) = expert.output();
             let mut feature = vec![0.0; self.count * plane.channels];
-            let images = output.chunks_exact(plane.len());
+            let images = output.values.chunks_exact(plane.len());
             images.zip(feature.chunks_exact_mut(plane.channels)).for_each(|(x, mean)| pool::mean(x, plane, mean));
             features.push(feature);
         }
@@ -93,7 +118,8 @@ impl Engine {
         if !stem.is_empty() {
             shared_grad.resize(self.count * stem.output().0.dense().len(), 0.0);
         }
-        let shared = if stem.is_empty() { images.as_slice() } else { stem.output().1 };
+        let images = Input { values: images, codes: images };
+        let shared = if stem.is_empty() { images } else { stem.output().1 };
         let mut grads = Vec::new();
         for (expert, feature) in experts.iter_mut().zip(features) {
             let layers = expert.backward(shared, OutputGrad::Mean(feature), shared_grad);

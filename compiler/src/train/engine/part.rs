@@ -3,15 +3,19 @@
 //! Work is cut into chunks of images whose number does not depend on the threads that take them, and every sum over
 //! images is taken in the images' order: results do not depend on the number of threads.
 
-use anyhow::Result;
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
 use rayon::prelude::*;
 
+use super::fold::Folded;
 use super::norm::{Norm, NormGrad, Statistics};
 use super::schedule::{ActId, Added, Join, LayerId, Schedule, Stage};
 use crate::train::net::Mode;
 use crate::train::ops::norm::{self as ops, Denormalize, Deviation, Mask, Moments, Term};
 use crate::train::ops::plane::Plane;
 use crate::train::ops::pool;
+use crate::train::ops::quant::{Round, Rounding};
 use crate::train::ops::simd::Level;
 use crate::train::params::Params;
 
@@ -31,6 +35,22 @@ pub(super) struct PartTape {
     /// Outputs of convolutions.
     outputs: Vec<Vec<f32>>,
     norms: Vec<Norm>,
+    /// How activations are rounded, if they are: then convolutions read `codes`.
+    rounding: Option<Vec<Option<Rounding>>>,
+    codes: Vec<Vec<f32>>,
+    /// Of each layer, if activations are rounded: weights are, too.
+    folded: Vec<Folded>,
+    /// Steps of the input's channels, if it is images.
+    pixel_steps: Option<Vec<f64>>,
+}
+
+/// A part's input: one image after the other, with borders.
+#[derive(Clone, Copy)]
+pub(super) struct Input<'a> {
+    /// What shortcuts read.
+    pub(super) values: &'a [f32],
+    /// What convolutions read.
+    pub(super) codes: &'a [f32],
 }
 
 /// The gradient of a part's output.
@@ -54,6 +74,8 @@ struct ForwardJob<'a> {
     images: usize,
     act: &'a mut [f32],
     pooled: &'a mut [f32],
+    /// What convolutions read of the activation, where that is rounded.
+    codes: &'a mut [f32],
     /// For each layer of the stage, its output and its moments.
     layers: Vec<(&'a mut [f32], &'a mut [f32])>,
 }
@@ -85,7 +107,19 @@ impl PartTape {
         let acts = vec![Vec::new(); schedule.acts.len()];
         let outputs = vec![Vec::new(); schedule.layers.len()];
         let norms = schedule.layers.iter().map(|_| Norm::default()).collect();
-        Self { schedule, level, images: 0, acts, outputs, norms }
+        let codes = acts.clone();
+        Self {
+            schedule,
+            level,
+            images: 0,
+            acts,
+            outputs,
+            norms,
+            rounding: None,
+            codes,
+            folded: Vec::new(),
+            pixel_steps: None,
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -97,15 +131,53 @@ impl PartTape {
     }
 
     /// Shape and values of the output.
-    pub(super) fn output(&self) -> (Plane, &[f32]) {
+    pub(super) fn output(&self) -> (Plane, Input<'_>) {
         let act = self.schedule.acts.len() - 1;
-        (self.schedule.acts[act], &self.acts[act])
+        let values = self.acts[act].as_slice();
+        let codes = if self.rounding.is_some() { self.codes[act].as_slice() } else { values };
+        (self.schedule.acts[act], Input { values, codes })
+    }
+
+    /// Rounds weights and activations from now on, the latter as `rounding` says of each by its name. `pixel_steps` are
+    /// those of the input's channels, if it is images.
+    ///
+    /// # Errors
+    /// If an activation has no rounding.
+    pub(super) fn round(&mut self, rounding: &BTreeMap<String, Rounding>, pixel_steps: Option<Vec<f64>>) -> Result<()> {
+        self.pixel_steps = pixel_steps;
+        let of = |stage: &Stage| -> Result<Option<(ActId, Rounding)>> {
+            let act = stage.source();
+            if act == 0 {
+                return Ok(None);
+            }
+            let name = &self.schedule.names[act];
+            let found = rounding.get(name).with_context(|| format!("the value {name} has no range"))?;
+            Ok(Some((act, *found)))
+        };
+        let mut all = vec![None; self.schedule.acts.len()];
+        for stage in &self.schedule.stages {
+            if let Some((act, rounding)) = of(stage)? {
+                all[act] = Some(rounding);
+            }
+        }
+        self.rounding = Some(all);
+        Ok(())
+    }
+
+    /// How an activation is rounded.
+    fn rounding_of(&self, act: ActId) -> Option<Rounding> {
+        self.rounding.as_ref().and_then(|all| all[act])
     }
 
     fn resize(&mut self, images: usize) {
         self.images = images;
         for (act, plane) in self.acts.iter_mut().zip(&self.schedule.acts).skip(1) {
             act.resize(images * plane.len(), 0.0);
+        }
+        for act in 0..self.acts.len() {
+            if self.rounding_of(act).is_some() {
+                self.codes[act].resize(self.acts[act].len(), 0.0);
+            }
         }
         for (output, wired) in self.outputs.iter_mut().zip(&self.schedule.layers) {
             output.resize(images * wired.conv.output().len(), 0.0);
@@ -119,9 +191,13 @@ impl PartTape {
     }
 
     /// Runs a batch. `input` are the images' values with the border of the schedule's input.
-    pub(super) fn forward(&mut self, input: &[f32], images: usize, params: &Params, mode: Mode) -> Result<()> {
+    pub(super) fn forward(&mut self, input: Input<'_>, images: usize, params: &Params, mode: Mode) -> Result<()> {
         self.resize(images);
-        for layer in 0..self.schedule.layers.len() {
+        if self.rounding.is_some() {
+            self.fold(params, mode)?;
+        }
+        let folded = self.rounding.is_some();
+        for layer in (0..self.schedule.layers.len()).filter(|_| !folded) {
             let wired = &mut self.schedule.layers[layer];
             let weight = params.get(&format!("{}.weight", wired.names.conv))?.flatten_all()?.to_vec1::<f32>()?;
             wired.conv.pack(&weight, mode == Mode::Train);
@@ -134,7 +210,7 @@ impl PartTape {
         for stage in 0..self.schedule.stages.len() {
             let moments = self.forward_stage(stage, input, mode);
             for (&layer, moments) in self.schedule.stages[stage].layers.clone().iter().zip(&moments) {
-                if mode == Mode::Eval {
+                if mode == Mode::Eval || folded {
                     continue;
                 }
                 let wired = &self.schedule.layers[layer];
@@ -148,6 +224,22 @@ impl PartTape {
         Ok(())
     }
 
+    fn fold(&mut self, params: &Params, mode: Mode) -> Result<()> {
+        let layers = self.schedule.layers.par_iter().enumerate();
+        let images = |layer: usize| self.schedule.stages[0].layers.contains(&layer);
+        self.folded = layers
+            .map(|(layer, wired)| {
+                let steps = self.pixel_steps.as_deref().filter(|_| images(layer));
+                Folded::new(&wired.names, params, steps)
+            })
+            .collect::<Result<_>>()?;
+        for ((wired, folded), norm) in self.schedule.layers.iter_mut().zip(&self.folded).zip(&mut self.norms) {
+            wired.conv.pack(&folded.weight, mode == Mode::Train);
+            norm.set_bias(&folded.bias, wired.conv.output().width);
+        }
+        Ok(())
+    }
+
     fn set_norm(&mut self, layer: LayerId, statistics: &Statistics, params: &Params) -> Result<()> {
         let wired = &self.schedule.layers[layer];
         let get = |field: &str| params.get(&format!("{}.{field}", wired.names.norm));
@@ -157,7 +249,7 @@ impl PartTape {
     }
 
     /// Makes a stage's activation and convolves it; returns each layer's moments, empty in evaluation.
-    fn forward_stage(&mut self, index: usize, input: &[f32], mode: Mode) -> Vec<Vec<f32>> {
+    fn forward_stage(&mut self, index: usize, input: Input<'_>, mode: Mode) -> Vec<Vec<f32>> {
         let stage = self.schedule.stages[index].clone();
         let planes = stage.layers.iter().map(|&layer| self.schedule.layers[layer].conv.output());
         let planes: Vec<Plane> = planes.collect();
@@ -167,6 +259,8 @@ impl PartTape {
         };
         let mut act = stage.join.map(|join| std::mem::take(&mut self.acts[join.act])).unwrap_or_default();
         let mut pooled = stage.pooled.map(|pooled| std::mem::take(&mut self.acts[pooled])).unwrap_or_default();
+        let source = stage.source();
+        let mut codes = std::mem::take(&mut self.codes[source]);
         let mut outputs: Vec<Vec<f32>> =
             stage.layers.iter().map(|&layer| std::mem::take(&mut self.outputs[layer])).collect();
         let chunk = self.chunk();
@@ -177,11 +271,13 @@ impl PartTape {
                 images: chunk.min(self.images - first),
                 act: &mut [],
                 pooled: &mut [],
+                codes: &mut [],
                 layers: Vec::new(),
             })
             .collect();
         split(&mut act, self.images, chunk, &mut jobs, |job, part| job.act = part);
         split(&mut pooled, self.images, chunk, &mut jobs, |job, part| job.pooled = part);
+        split(&mut codes, self.images, chunk, &mut jobs, |job, part| job.codes = part);
         for (output, moments) in outputs.iter_mut().zip(&mut moments) {
             split(output, self.images, chunk, &mut jobs, |job, part| job.layers.push((part, &mut [])));
             split(moments, self.images, chunk, &mut jobs, |job, part| {
@@ -197,14 +293,15 @@ impl PartTape {
         if let Some(id) = stage.pooled {
             self.acts[id] = pooled;
         }
+        self.codes[source] = codes;
         for (&layer, output) in stage.layers.iter().zip(outputs) {
             self.outputs[layer] = output;
         }
         moments
     }
 
-    fn forward_chunk(&self, stage: &Stage, input: &[f32], job: ForwardJob<'_>) {
-        let ForwardJob { first, images, act, pooled, mut layers } = job;
+    fn forward_chunk(&self, stage: &Stage, input: Input<'_>, job: ForwardJob<'_>) {
+        let ForwardJob { first, images, act, pooled, codes, mut layers } = job;
         for index in 0..images {
             let image = first + index;
             if let Some(join) = stage.join {
@@ -216,11 +313,17 @@ impl PartTape {
                     pool::max(output, plane, &mut pooled[index * to.len()..][..to.len()], to);
                 }
             }
-            let source = self.schedule.acts[stage.source()].len();
-            let value = match (stage.pooled, stage.join) {
-                (Some(_), _) => &pooled[index * source..][..source],
-                (None, Some(_)) => &act[index * source..][..source],
-                (None, None) => &input[image * source..][..source],
+            let plane = self.schedule.acts[stage.source()];
+            let range = index * plane.len()..(index + 1) * plane.len();
+            let made = if stage.pooled.is_some() { &mut *pooled } else { &mut *act };
+            if let Some(rounding) = self.rounding_of(stage.source()) {
+                let (x, codes) = (&mut made[range.clone()], &mut codes[range.clone()]);
+                Round { rounding, plane, x, codes }.run(self.level);
+            }
+            let value = match (stage.join, self.rounding_of(stage.source())) {
+                (None, _) => &input.codes[image * plane.len()..][..plane.len()],
+                (Some(_), None) => &made[range],
+                (Some(_), Some(_)) => &codes[range],
             };
             for (&layer, (output, moments)) in stage.layers.iter().zip(&mut layers) {
                 let conv = &self.schedule.layers[layer].conv;
@@ -236,12 +339,12 @@ impl PartTape {
     }
 
     /// Makes one image's activation.
-    fn make(&self, join: Join, image: usize, input: &[f32], output: &mut [f32]) {
+    fn make(&self, join: Join, image: usize, input: Input<'_>, output: &mut [f32]) {
         let added = match join.added {
             Added::None => ops::Added::None,
-            Added::Same(act) => ops::Added::Same(self.act(act, image, input), self.schedule.acts[act]),
+            Added::Same(act) => ops::Added::Same(self.act(act, image, input.values), self.schedule.acts[act]),
             Added::OptionA { act, stride, pad } => {
-                let (x, plane) = (self.act(act, image, input), self.schedule.acts[act]);
+                let (x, plane) = (self.act(act, image, input.values), self.schedule.acts[act]);
                 ops::Added::OptionA { x, plane, stride, pad }
             }
             Added::Layer(layer) => ops::Added::Term(self.term(layer, image)),
@@ -270,20 +373,29 @@ impl PartTape {
 
     /// Gradients of all layers, for the batch that [`PartTape::forward`] ran in training mode; the activations are gone
     /// afterwards. The input's gradient is added to `input_grad`, without border, unless that is empty.
-    pub(super) fn backward(&mut self, input: &[f32], output: OutputGrad<'_>, input_grad: &mut [f32]) -> Vec<LayerGrad> {
+    pub(super) fn backward(
+        &mut self,
+        input: Input<'_>,
+        output: OutputGrad<'_>,
+        input_grad: &mut [f32],
+    ) -> Vec<LayerGrad> {
         let mut weights: Vec<Vec<f32>> = vec![Vec::new(); self.schedule.layers.len()];
         let mut norms: Vec<Option<NormGrad>> = (0..weights.len()).map(|_| None).collect();
         for index in (0..self.schedule.stages.len()).rev() {
             self.backward_stage(index, input, output, input_grad, (&mut weights, &mut norms));
         }
         let grads = weights.into_iter().zip(norms);
-        grads.filter_map(|(weight, norm)| norm.map(|norm| LayerGrad { weight, norm })).collect()
+        let grads = grads.filter_map(|(weight, norm)| norm.map(|norm| LayerGrad { weight, norm }));
+        if self.rounding.is_none() {
+            return grads.collect();
+        }
+        grads.zip(&self.folded).map(|(grad, folded)| folded.unfold(grad)).collect()
     }
 
     fn backward_stage(
         &mut self,
         index: usize,
-        input: &[f32],
+        input: Input<'_>,
         output: OutputGrad<'_>,
         input_grad: &mut [f32],
         (weights, norms): (&mut [Vec<f32>], &mut [Option<NormGrad>]),
@@ -339,7 +451,7 @@ impl PartTape {
         }
     }
 
-    fn backward_chunk(&self, stage: &Stage, input: &[f32], output: OutputGrad<'_>, mut job: BackwardJob<'_>) {
+    fn backward_chunk(&self, stage: &Stage, input: Input<'_>, output: OutputGrad<'_>, mut job: BackwardJob<'_>) {
         let source = self.schedule.acts[stage.source()];
         // Images have no gradient.
         let wanted = stage.join.is_some() || !job.input_grad.is_empty();
@@ -354,8 +466,11 @@ impl PartTape {
                 output.of(image, source, &mut scratch.grad);
             }
             let value = match (stage.pooled, stage.join) {
+                (_, Some(_)) if self.rounding_of(stage.source()).is_some() => {
+                    &self.codes[stage.source()][image * source.len()..][..source.len()]
+                }
                 (None, Some(_)) => &job.act[index * source.len()..][..source.len()],
-                _ => self.act(stage.source(), image, input),
+                _ => self.act(stage.source(), image, input.codes),
             };
             for (number, &layer) in stage.layers.iter().enumerate() {
                 self.layer_grad(layer, image, &mut scratch.layers[number]);
@@ -444,7 +559,8 @@ impl PartTape {
         });
         let deviations = deviations.collect();
         let range = own(job.sums);
-        Mask { plane, x, grad, sums: &mut job.sums[range], deviations }.run(self.level);
+        let ceiling = self.rounding_of(join.act).map_or(f32::INFINITY, |rounding| rounding.ceiling);
+        Mask { plane, x, grad, ceiling, sums: &mut job.sums[range], deviations }.run(self.level);
     }
 }
 

@@ -63,6 +63,8 @@ pub(super) struct Schedule {
     pub(super) layers: Vec<Wired>,
     /// Shapes of activations.
     pub(super) acts: Vec<Plane>,
+    /// Their names in [`crate::network::Network`]; empty for the input.
+    pub(super) names: Vec<String>,
 }
 
 impl Stage {
@@ -76,7 +78,8 @@ impl Schedule {
     /// # Errors
     /// If the image is too small for a layer.
     pub(super) fn new(part: &Part, input: Plane, level: Level) -> Result<Self> {
-        let mut schedule = Self { acts: vec![input], stages: vec![Stage::default()], ..Self::default() };
+        let mut schedule =
+            Self { acts: vec![input], names: vec![String::new()], stages: vec![Stage::default()], ..Self::default() };
         schedule.build(part, level).with_context(|| {
             format!("{} cannot run on an input of {} x {} pixels", part.name, input.height, input.width)
         })?;
@@ -88,11 +91,12 @@ impl Schedule {
         if let Some(first) = &part.first {
             let next = blocks.peek().map_or(OUTPUT_BORDER, |block| border(&block.convs[0]));
             let layer = self.layer(first, level)?;
-            self.join(layer, Added::None, if part.max_pool { 0 } else { next });
+            self.join(layer, Added::None, if part.max_pool { 0 } else { next }, format!("{}.relu1", part.name));
             if part.max_pool {
                 let plane = *self.acts.last().context("there is an activation")?;
                 let (height, width) = (pool::pooled(plane.height), pool::pooled(plane.width));
                 self.acts.push(Plane { height, width, border: next, ..plane });
+                self.names.push(format!("{}.maxpool", part.name));
                 let act = self.acts.len() - 1;
                 self.stage().pooled = Some(act);
             }
@@ -101,6 +105,7 @@ impl Schedule {
             let next = blocks.peek().map_or(OUTPUT_BORDER, |block| border(&block.convs[0]).max(OUTPUT_BORDER));
             let (start, input) = (self.stages.len() - 1, self.stage().source());
             let mut layer = 0;
+            let name = |relu: usize| format!("{}.{}.relu{relu}", part.name, block.node);
             let mut added = match &block.shortcut {
                 Shortcut::Identity => Added::Same(input),
                 Shortcut::OptionA { stride, pad } => Added::OptionA { act: input, stride: *stride, pad: *pad },
@@ -112,10 +117,10 @@ impl Schedule {
                     added = Added::Layer(self.layer(names, level)?);
                 }
                 if let Some(after) = block.convs.get(index + 1) {
-                    self.join(layer, Added::None, border(after));
+                    self.join(layer, Added::None, border(after), name(index + 1));
                 }
             }
-            self.join(layer, added, next);
+            self.join(layer, added, next, name(block.convs.len()));
             let output = self.acts.len() - 1;
             if matches!(added, Added::Same(_) | Added::OptionA { .. }) {
                 (self.stages[start].skip, self.stages[start].skip_to) = (Some(added), output);
@@ -140,8 +145,9 @@ impl Schedule {
     }
 
     /// Begins a stage with an activation made of convolutions.
-    fn join(&mut self, layer: LayerId, added: Added, border: usize) {
+    fn join(&mut self, layer: LayerId, added: Added, border: usize, name: String) {
         let act = self.acts.len();
+        self.names.push(name);
         self.acts.push(Plane { border, ..self.layers[layer].conv.output() });
         self.layers[layer].consumer = act;
         if let Added::Layer(layer) = added {
