@@ -5,14 +5,12 @@
 
 mod arena;
 mod emit;
-mod fake;
+pub(crate) mod integer;
 mod layers;
 mod places;
 mod program;
 mod quant;
 mod weights;
-
-pub use fake::{Activation, activations, fake_channel};
 
 use anyhow::{Result, ensure};
 use ride_calibrate::table::CalibrationTable;

@@ -14,7 +14,7 @@ use super::params::{Loaded, Named, Params};
 use super::plan::{HeadKind, Plan};
 use super::qat::Quantization;
 use crate::checkpoint;
-use crate::lower;
+use crate::lower::integer;
 
 /// What batch normalisation does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -289,9 +289,8 @@ impl Net {
 /// A classifier's weight as the artifact has it; gradients pass unchanged.
 fn rounded(weight: &Tensor) -> Result<Tensor> {
     let (classes, features) = weight.dims2()?;
-    let mut rows: Vec<f64> = weight.flatten_all()?.to_vec1::<f32>()?.into_iter().map(f64::from).collect();
-    rows.chunks_exact_mut(features).for_each(|row| lower::fake_channel(row, |_| 1.0, 0.0));
-    let values: Vec<f32> = rows.into_iter().map(|value| value as f32).collect();
+    let mut values = weight.flatten_all()?.to_vec1::<f32>()?;
+    values.chunks_exact_mut(features).for_each(integer::round_row);
     let moved = (Tensor::from_vec(values, (classes, features), weight.device())? - weight)?;
     Ok((weight + moved.detach())?)
 }

@@ -1,18 +1,17 @@
-//! Training that lives with int8: the network computes with the weights and activations that `build` will make of it.
+//! Training that lives with int8: the network computes as the one that `build` will make of it.
 //!
-//! Batch normalisation is folded by its running statistics, which stay as they are. Weights are rounded for each output
-//! channel and activations by the ranges of a calibration table, both by the compiler's own rules; gradients pass rounding
-//! unchanged (the straight-through estimator of Bengio et al., arXiv:1308.3432) and stop where an activation is clipped.
-//! What differs from the integer network is f32 in place of its exact sums, and the rounding of shortcuts' projections.
+//! Batch normalisation is folded by its running statistics, which stay as they are. Weights, activations and sums are the
+//! artifact's integers, made by the compiler's and the runtime's own functions: both networks agree to the bit until the
+//! classifiers, whose sums are `f32` here. Gradients pass rounding unchanged (the straight-through estimator of Bengio et
+//! al., arXiv:1308.3432) and stop where an activation is clipped.
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use ride_calibrate::table::CalibrationTable;
 
-use super::ops::quant::Rounding;
 use crate::calibration;
-use crate::lower;
+use crate::lower::integer::{self, Quant};
 use crate::network::{Input, Network};
 
 /// Bits of the residual stream: `build`'s default.
@@ -22,27 +21,19 @@ const RESIDUAL_BITS: u8 = 16;
 #[derive(Clone, Debug)]
 pub struct Quantization {
     table: CalibrationTable,
-    roundings: BTreeMap<String, Rounding>,
+    quants: BTreeMap<String, Quant>,
     input: Input,
 }
 
 impl Quantization {
-    /// Quantization by the ranges of `table`, for a network of this structure; its weights do not matter.
+    /// Quantization by the ranges of `table`, for a network of this structure; its weights do not matter. Images must be
+    /// whole pixels, normalised as the network's input says.
     ///
     /// # Errors
     /// If the table lacks a value, or the network cannot be compiled.
     pub fn new(network: &Network, table: &CalibrationTable) -> Result<Self> {
-        let mut roundings = BTreeMap::new();
-        for (name, activation) in lower::activations(network, table, RESIDUAL_BITS)? {
-            let codes = 127 - i32::from(activation.zero);
-            let rounding = Rounding {
-                step: activation.step as f32,
-                ceiling: (activation.step * f64::from(codes)) as f32,
-                fine: activation.fine.map(|step| step as f32),
-            };
-            roundings.insert(name, rounding);
-        }
-        Ok(Self { table: table.clone(), roundings, input: network.input.clone() })
+        let quants = integer::activations(network, table, RESIDUAL_BITS)?;
+        Ok(Self { table: table.clone(), quants, input: network.input.clone() })
     }
 
     /// The table that `build` needs for the trained network: the same ranges, without means, so that nothing is
@@ -59,24 +50,18 @@ impl Quantization {
         Ok(table)
     }
 
-    /// Roundings of activations by name.
-    pub(super) fn roundings(&self) -> &BTreeMap<String, Rounding> {
-        &self.roundings
+    /// The representation of a value.
+    pub(super) fn get(&self, name: &str) -> Result<Quant> {
+        self.quants.get(name).copied().with_context(|| format!("the value {name} has no range"))
     }
 
-    /// Real value of one step of a raw pixel, for each colour.
-    pub(super) fn pixel_steps(&self) -> Vec<f64> {
-        self.input.std.iter().map(|&std| 1.0 / (255.0 * f64::from(std))).collect()
+    /// How images are normalised.
+    pub(super) fn input(&self) -> &Input {
+        &self.input
     }
 
-    /// What the border of images is: pixels are whole numbers, so it is not exactly zero.
-    pub(super) fn border(&self) -> Result<Vec<f32>> {
-        let Input { mean, std, .. } = &self.input;
-        ensure!(mean.len() == std.len(), "there is not one deviation for each mean");
-        let colour = |(&mean, &std): (&f32, &f32)| {
-            let mean = 255.0 * f64::from(mean);
-            ((mean.round() - mean) / (255.0 * f64::from(std))) as f32
-        };
-        Ok(mean.iter().zip(std).map(colour).collect())
+    /// For each colour the real value of one step of a pixel, less 128, and what stands for its mean.
+    pub(super) fn pixels(&self) -> Vec<(f64, f64)> {
+        (0..self.input.shape.channels).map(|colour| integer::pixel(&self.input, colour)).collect()
     }
 }

@@ -5,7 +5,7 @@
 //! image's activation is made, convolved and measured while it is in the cache, and on the way back its gradient takes
 //! the place of the activation. Classifiers and losses are candle's business: they are small.
 
-mod fold;
+mod integer;
 mod norm;
 mod part;
 mod schedule;
@@ -35,6 +35,8 @@ pub(super) struct Engine {
     images: Vec<f32>,
     /// A pixel of that border.
     border: Vec<f32>,
+    /// For each colour, if pixels are integers: the real value of one, and the integer that stands for zero.
+    pixels: Option<Vec<(f64, f64)>>,
     count: usize,
     /// Gradient of the stem's output.
     shared_grad: Vec<f32>,
@@ -55,23 +57,23 @@ impl Engine {
         let expert = |part| Ok(PartTape::new(Schedule::new(part, shared, level)?, level));
         let experts = plan.experts.iter().map(expert).collect::<Result<_>>()?;
         let border = vec![0.0; COLOURS];
-        Ok(Self { image, stem, experts, images: Vec::new(), border, count: 0, shared_grad: Vec::new() })
+        Ok(Self { image, stem, experts, images: Vec::new(), border, pixels: None, count: 0, shared_grad: Vec::new() })
     }
 
-    /// Computes with rounded weights and activations from now on.
+    /// Computes as the integer network from now on.
     ///
     /// # Errors
     /// If the quantization is not of this network.
     pub(super) fn quantize(&mut self, quantization: &Quantization) -> Result<()> {
-        let steps = Some(quantization.pixel_steps());
-        self.border = quantization.border()?;
+        self.pixels = Some(quantization.pixels());
+        self.border = quantization.pixels().iter().map(|(_, zero)| zero.round().clamp(-128.0, 127.0) as f32).collect();
         self.images.clear();
-        let roundings = quantization.roundings();
-        let separate = self.stem.is_empty();
-        if !separate {
-            self.stem.round(roundings, steps.clone())?;
+        let mut shared = None;
+        if !self.stem.is_empty() {
+            self.stem.quantize(quantization, None)?;
+            shared = self.stem.output_quant();
         }
-        self.experts.iter_mut().try_for_each(|expert| expert.round(roundings, steps.clone().filter(|_| separate)))
+        self.experts.iter_mut().try_for_each(|expert| expert.quantize(quantization, shared))
     }
 
     /// Whether it was made for images of this size.
@@ -89,7 +91,14 @@ impl Engine {
         }
         for (from, to) in images.chunks_exact(dense).zip(self.images.chunks_exact_mut(self.image.len())) {
             for (row, from) in from.chunks_exact(self.image.row()).enumerate() {
-                to[self.image.range(row)].copy_from_slice(from);
+                let to = &mut to[self.image.range(row)];
+                to.copy_from_slice(from);
+                let Some(pixels) = &self.pixels else { continue };
+                for pixel in to.chunks_exact_mut(COLOURS) {
+                    for (x, (step, zero)) in pixel.iter_mut().zip(pixels) {
+                        *x = (f64::from(*x) / step + zero).round() as f32;
+                    }
+                }
             }
         }
         if !self.stem.is_empty() {
@@ -105,6 +114,10 @@ impl Engine {
             let mut feature = vec![0.0; self.count * plane.channels];
             let images = output.values.chunks_exact(plane.len());
             images.zip(feature.chunks_exact_mut(plane.channels)).for_each(|(x, mean)| pool::mean(x, plane, mean));
+            if let Some(quant) = expert.output_quant() {
+                let unit = quant.output_scale() as f32;
+                feature.iter_mut().for_each(|value| *value *= unit);
+            }
             features.push(feature);
         }
         Ok(features)

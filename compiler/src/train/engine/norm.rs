@@ -87,17 +87,11 @@ impl Norm {
         self.mean = row(statistics.mean.iter().copied(), width);
     }
 
-    /// Only adds a bias.
-    pub(super) fn set_bias(&mut self, bias: &[f64], width: usize) {
-        let channels = bias.len();
-        *self = Self {
-            scale: vec![1.0; channels * width],
-            shift: row(bias.iter().copied(), width),
-            mean: vec![0.0; channels * width],
-            inverse_std: vec![1.0; channels],
-            fixed: true,
-            ..Self::default()
-        };
+    /// Passes gradients as they are.
+    pub(super) fn set_identity(&mut self, channels: usize, width: usize) {
+        let row = |value: f32| vec![value; channels * width];
+        let (scale, shift, mean) = (row(1.0), row(0.0), row(0.0));
+        *self = Self { scale, shift, mean, inverse_std: vec![1.0; channels], fixed: true, ..Self::default() };
     }
 
     /// Coefficients of the backward direction from the images' sums, `[images][channels]`, of gradients and of gradients

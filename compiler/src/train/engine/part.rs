@@ -3,21 +3,21 @@
 //! Work is cut into chunks of images whose number does not depend on the threads that take them, and every sum over
 //! images is taken in the images' order: results do not depend on the number of threads.
 
-use std::collections::BTreeMap;
-
 use anyhow::{Context, Result};
 use rayon::prelude::*;
 
-use super::fold::Folded;
+use super::integer::Folded;
 use super::norm::{Norm, NormGrad, Statistics};
-use super::schedule::{ActId, Added, Join, LayerId, Schedule, Stage};
+use super::schedule::{ActId, Added, Join, LayerId, Schedule, Stage, Wired};
+use crate::lower::integer::{Quant, Source, rescale};
 use crate::train::net::Mode;
 use crate::train::ops::norm::{self as ops, Denormalize, Deviation, Mask, Moments, Term};
 use crate::train::ops::plane::Plane;
 use crate::train::ops::pool;
-use crate::train::ops::quant::{Round, Rounding};
+use crate::train::ops::quant::{self, Base, IntegerJoin};
 use crate::train::ops::simd::Level;
 use crate::train::params::Params;
+use crate::train::qat::Quantization;
 
 /// Chunks of a batch, and of one whose largest layer has more weights than [`LARGE`]: each has a gradient of its own.
 const CHUNKS: usize = 16;
@@ -35,13 +35,23 @@ pub(super) struct PartTape {
     /// Outputs of convolutions.
     outputs: Vec<Vec<f32>>,
     norms: Vec<Norm>,
-    /// How activations are rounded, if they are: then convolutions read `codes`.
-    rounding: Option<Vec<Option<Rounding>>>,
+    /// If it computes as the integer network.
+    integer: Option<Integer>,
+    /// What convolutions read of wide activations of the integer network.
     codes: Vec<Vec<f32>>,
-    /// Of each layer, if activations are rounded: weights are, too.
+}
+
+/// The integer network's representation of a part.
+#[derive(Debug)]
+struct Integer {
+    quantization: Quantization,
+    /// Of each activation; `None` for images.
+    acts: Vec<Option<Quant>>,
+    /// Of each layer that is a projection.
+    projections: Vec<Option<Quant>>,
+    /// For each activation that an option-A shortcut leads to, the shortcut's representation and factor.
+    shortcuts: Vec<Option<(Quant, (i32, u8))>>,
     folded: Vec<Folded>,
-    /// Steps of the input's channels, if it is images.
-    pixel_steps: Option<Vec<f64>>,
 }
 
 /// A part's input: one image after the other, with borders.
@@ -108,18 +118,7 @@ impl PartTape {
         let outputs = vec![Vec::new(); schedule.layers.len()];
         let norms = schedule.layers.iter().map(|_| Norm::default()).collect();
         let codes = acts.clone();
-        Self {
-            schedule,
-            level,
-            images: 0,
-            acts,
-            outputs,
-            norms,
-            rounding: None,
-            codes,
-            folded: Vec::new(),
-            pixel_steps: None,
-        }
+        Self { schedule, level, images: 0, acts, outputs, norms, integer: None, codes }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -134,39 +133,49 @@ impl PartTape {
     pub(super) fn output(&self) -> (Plane, Input<'_>) {
         let act = self.schedule.acts.len() - 1;
         let values = self.acts[act].as_slice();
-        let codes = if self.rounding.is_some() { self.codes[act].as_slice() } else { values };
+        let codes = if self.is_wide(act) { self.codes[act].as_slice() } else { values };
         (self.schedule.acts[act], Input { values, codes })
     }
 
-    /// Rounds weights and activations from now on, the latter as `rounding` says of each by its name. `pixel_steps` are
-    /// those of the input's channels, if it is images.
+    /// Computes as the integer network from now on. `input` is the representation of the part's input; `None` is images.
     ///
     /// # Errors
-    /// If an activation has no rounding.
-    pub(super) fn round(&mut self, rounding: &BTreeMap<String, Rounding>, pixel_steps: Option<Vec<f64>>) -> Result<()> {
-        self.pixel_steps = pixel_steps;
-        let of = |stage: &Stage| -> Result<Option<(ActId, Rounding)>> {
-            let act = stage.source();
-            if act == 0 {
-                return Ok(None);
-            }
-            let name = &self.schedule.names[act];
-            let found = rounding.get(name).with_context(|| format!("the value {name} has no range"))?;
-            Ok(Some((act, *found)))
-        };
-        let mut all = vec![None; self.schedule.acts.len()];
-        for stage in &self.schedule.stages {
-            if let Some((act, rounding)) = of(stage)? {
-                all[act] = Some(rounding);
+    /// If a value has no representation.
+    pub(super) fn quantize(&mut self, quantization: &Quantization, input: Option<Quant>) -> Result<()> {
+        let mut acts = vec![input];
+        for name in self.schedule.names.iter().skip(1) {
+            acts.push(Some(quantization.get(name)?));
+        }
+        let mut projections = vec![None; self.schedule.layers.len()];
+        let mut shortcuts = vec![None; acts.len()];
+        for join in self.schedule.stages.iter().filter_map(|stage| stage.join) {
+            match join.added {
+                Added::Layer(layer) => {
+                    projections[layer] = Some(quantization.get(&self.schedule.layers[layer].value)?);
+                }
+                Added::OptionA { act, .. } => {
+                    let (block, _) = self.schedule.names[join.act].rsplit_once('.').context("a block has a name")?;
+                    let quant = quantization.get(&format!("{block}.shortcut"))?;
+                    let from = acts[act].context("images have no shortcut")?;
+                    shortcuts[join.act] = Some((quant, rescale(&from, &quant)?));
+                }
+                _ => {}
             }
         }
-        self.rounding = Some(all);
+        let folded = Vec::new();
+        self.integer = Some(Integer { quantization: quantization.clone(), acts, projections, shortcuts, folded });
         Ok(())
     }
 
-    /// How an activation is rounded.
-    fn rounding_of(&self, act: ActId) -> Option<Rounding> {
-        self.rounding.as_ref().and_then(|all| all[act])
+    /// The representation of the output, if it is integers.
+    pub(super) fn output_quant(&self) -> Option<Quant> {
+        self.integer.as_ref().and_then(|integer| *integer.acts.last()?)
+    }
+
+    /// Whether an activation that this part makes has 16 bits, of which convolutions read eight.
+    fn is_wide(&self, act: ActId) -> bool {
+        let quant = self.integer.as_ref().and_then(|integer| integer.acts[act]);
+        act > 0 && quant.is_some_and(|quant| quant.wide)
     }
 
     fn resize(&mut self, images: usize) {
@@ -175,7 +184,7 @@ impl PartTape {
             act.resize(images * plane.len(), 0.0);
         }
         for act in 0..self.acts.len() {
-            if self.rounding_of(act).is_some() {
+            if self.is_wide(act) {
                 self.codes[act].resize(self.acts[act].len(), 0.0);
             }
         }
@@ -193,14 +202,17 @@ impl PartTape {
     /// Runs a batch. `input` are the images' values with the border of the schedule's input.
     pub(super) fn forward(&mut self, input: Input<'_>, images: usize, params: &Params, mode: Mode) -> Result<()> {
         self.resize(images);
-        if self.rounding.is_some() {
+        let folded = self.integer.is_some();
+        if folded {
             self.fold(params, mode)?;
         }
-        let folded = self.rounding.is_some();
         for layer in (0..self.schedule.layers.len()).filter(|_| !folded) {
             let wired = &mut self.schedule.layers[layer];
             let weight = params.get(&format!("{}.weight", wired.names.conv))?.flatten_all()?.to_vec1::<f32>()?;
-            wired.conv.pack(&weight, mode == Mode::Train);
+            wired.conv.pack(&weight);
+            if mode == Mode::Train {
+                wired.conv.pack_backward(&weight);
+            }
             if mode == Mode::Eval {
                 let get = |field: &str| params.get(&format!("{}.{field}", wired.names.norm));
                 let statistics = Statistics::running(get("running_mean")?, get("running_var")?)?;
@@ -224,18 +236,29 @@ impl PartTape {
         Ok(())
     }
 
+    /// Rounds the weights.
     fn fold(&mut self, params: &Params, mode: Mode) -> Result<()> {
-        let layers = self.schedule.layers.par_iter().enumerate();
-        let images = |layer: usize| self.schedule.stages[0].layers.contains(&layer);
-        self.folded = layers
-            .map(|(layer, wired)| {
-                let steps = self.pixel_steps.as_deref().filter(|_| images(layer));
-                Folded::new(&wired.names, params, steps)
-            })
-            .collect::<Result<_>>()?;
-        for ((wired, folded), norm) in self.schedule.layers.iter_mut().zip(&self.folded).zip(&mut self.norms) {
-            wired.conv.pack(&folded.weight, mode == Mode::Train);
-            norm.set_bias(&folded.bias, wired.conv.output().width);
+        let Some(integer) = &mut self.integer else { return Ok(()) };
+        let mut sources = vec![0; self.schedule.layers.len()];
+        for stage in &self.schedule.stages {
+            stage.layers.iter().for_each(|&layer| sources[layer] = stage.source());
+        }
+        let fold = |(layer, wired): (usize, &Wired)| {
+            let source = match integer.acts[sources[layer]] {
+                Some(quant) => Source::Activation(quant),
+                None => Source::Image(integer.quantization.input()),
+            };
+            let output = integer.projections[layer].or(integer.acts[wired.consumer]);
+            Folded::new(&wired.names, params, source, &output.context("the result of a layer is an activation")?)
+        };
+        integer.folded = self.schedule.layers.par_iter().enumerate().map(fold).collect::<Result<_>>()?;
+        for ((wired, folded), norm) in self.schedule.layers.iter_mut().zip(&integer.folded).zip(&mut self.norms) {
+            wired.conv.pack(&folded.codes);
+            if mode == Mode::Train {
+                wired.conv.pack_backward(&folded.weight);
+            }
+            let output = wired.conv.output();
+            norm.set_identity(output.channels, output.width);
         }
         Ok(())
     }
@@ -316,14 +339,14 @@ impl PartTape {
             let plane = self.schedule.acts[stage.source()];
             let range = index * plane.len()..(index + 1) * plane.len();
             let made = if stage.pooled.is_some() { &mut *pooled } else { &mut *act };
-            if let Some(rounding) = self.rounding_of(stage.source()) {
-                let (x, codes) = (&mut made[range.clone()], &mut codes[range.clone()]);
-                Round { rounding, plane, x, codes }.run(self.level);
+            let wide = self.is_wide(stage.source());
+            if wide {
+                quant::codes(&made[range.clone()], plane, &mut codes[range.clone()]);
             }
-            let value = match (stage.join, self.rounding_of(stage.source())) {
+            let value = match (stage.join, wide) {
                 (None, _) => &input.codes[image * plane.len()..][..plane.len()],
-                (Some(_), None) => &made[range],
-                (Some(_), Some(_)) => &codes[range],
+                (Some(_), false) => &made[range],
+                (Some(_), true) => &codes[range],
             };
             for (&layer, (output, moments)) in stage.layers.iter().zip(&mut layers) {
                 let conv = &self.schedule.layers[layer].conv;
@@ -340,6 +363,10 @@ impl PartTape {
 
     /// Makes one image's activation.
     fn make(&self, join: Join, image: usize, input: Input<'_>, output: &mut [f32]) {
+        if let Some(integer) = &self.integer {
+            self.make_integer(integer, join, (image, input), output);
+            return;
+        }
         let added = match join.added {
             Added::None => ops::Added::None,
             Added::Same(act) => ops::Added::Same(self.act(act, image, input.values), self.schedule.acts[act]),
@@ -351,6 +378,24 @@ impl PartTape {
         };
         let plane = self.schedule.acts[join.act];
         ops::Join { term: self.term(join.layer, image), added, plane, output }.run(self.level);
+    }
+
+    fn make_integer(&self, integer: &Integer, join: Join, (image, input): (usize, Input<'_>), output: &mut [f32]) {
+        let Some(quant) = integer.acts[join.act] else { return };
+        let value = |act: ActId| (self.act(act, image, input.values), self.schedule.acts[act]);
+        let base = match join.added {
+            Added::None => Base::None,
+            Added::Same(act) => Base::Same(value(act).0, value(act).1),
+            Added::OptionA { act, stride, pad } => {
+                let Some((shortcut, factor)) = integer.shortcuts[join.act] else { return };
+                let ((x, plane), limits) = (value(act), shortcut.limits(false));
+                Base::OptionA { x, plane, stride, pad, factor, limits }
+            }
+            Added::Layer(layer) => Base::Raw(self.y(layer, image), &integer.folded[layer].requantize),
+        };
+        let requantize = &integer.folded[join.layer].requantize;
+        let (y, plane) = (self.y(join.layer, image), self.schedule.acts[join.act]);
+        IntegerJoin { y, requantize, base, limits: quant.limits(true), wide: quant.wide, plane, output }.run();
     }
 
     /// One image of an activation.
@@ -386,10 +431,10 @@ impl PartTape {
         }
         let grads = weights.into_iter().zip(norms);
         let grads = grads.filter_map(|(weight, norm)| norm.map(|norm| LayerGrad { weight, norm }));
-        if self.rounding.is_none() {
-            return grads.collect();
+        match &self.integer {
+            None => grads.collect(),
+            Some(integer) => grads.zip(&integer.folded).map(|(grad, folded)| folded.unfold(grad)).collect(),
         }
-        grads.zip(&self.folded).map(|(grad, folded)| folded.unfold(grad)).collect()
     }
 
     fn backward_stage(
@@ -466,7 +511,7 @@ impl PartTape {
                 output.of(image, source, &mut scratch.grad);
             }
             let value = match (stage.pooled, stage.join) {
-                (_, Some(_)) if self.rounding_of(stage.source()).is_some() => {
+                (_, Some(_)) if self.is_wide(stage.source()) => {
                     &self.codes[stage.source()][image * source.len()..][..source.len()]
                 }
                 (None, Some(_)) => &job.act[index * source.len()..][..source.len()],
@@ -559,7 +604,11 @@ impl PartTape {
         });
         let deviations = deviations.collect();
         let range = own(job.sums);
-        let ceiling = self.rounding_of(join.act).map_or(f32::INFINITY, |rounding| rounding.ceiling);
+        let quant = self.integer.as_ref().and_then(|integer| integer.acts[join.act]);
+        let ceiling = quant.map_or(f32::INFINITY, |quant| {
+            let limits = quant.limits(true);
+            f32::from(limits.max) - f32::from(limits.zero)
+        });
         Mask { plane, x, grad, ceiling, sums: &mut job.sums[range], deviations }.run(self.level);
     }
 }

@@ -52,6 +52,8 @@ pub(super) struct Stage {
 pub(super) struct Wired {
     pub(super) conv: Conv,
     pub(super) names: ConvNorm,
+    /// Name of its own value in [`crate::network::Network`].
+    pub(super) value: String,
     /// The activation that its normalised output becomes part of.
     pub(super) consumer: ActId,
 }
@@ -90,7 +92,7 @@ impl Schedule {
         let mut blocks = part.blocks.iter().peekable();
         if let Some(first) = &part.first {
             let next = blocks.peek().map_or(OUTPUT_BORDER, |block| border(&block.convs[0]));
-            let layer = self.layer(first, level)?;
+            let layer = self.layer(&part.name, first, level)?;
             self.join(layer, Added::None, if part.max_pool { 0 } else { next }, format!("{}.relu1", part.name));
             if part.max_pool {
                 let plane = *self.acts.last().context("there is an activation")?;
@@ -112,9 +114,9 @@ impl Schedule {
                 Shortcut::Projection(_) => Added::None,
             };
             for (index, names) in block.convs.iter().enumerate() {
-                layer = self.layer(names, level)?;
+                layer = self.layer(&part.name, names, level)?;
                 if let (0, Shortcut::Projection(names)) = (index, &block.shortcut) {
-                    added = Added::Layer(self.layer(names, level)?);
+                    added = Added::Layer(self.layer(&part.name, names, level)?);
                 }
                 if let Some(after) = block.convs.get(index + 1) {
                     self.join(layer, Added::None, border(after), name(index + 1));
@@ -134,11 +136,12 @@ impl Schedule {
     }
 
     /// Adds a convolution of the current stage's activation.
-    fn layer(&mut self, names: &ConvNorm, level: Level) -> Result<LayerId> {
+    fn layer(&mut self, part: &str, names: &ConvNorm, level: Level) -> Result<LayerId> {
         let source = self.stage().source();
         let input = self.acts[source];
         let conv = Conv::new(names.shape, input, level).with_context(|| format!("{} has no pixel left", names.conv))?;
-        self.layers.push(Wired { conv, names: names.clone(), consumer: 0 });
+        let value = format!("{part}.{}", names.node);
+        self.layers.push(Wired { conv, names: names.clone(), value, consumer: 0 });
         let layer = self.layers.len() - 1;
         self.stage().layers.push(layer);
         Ok(layer)
