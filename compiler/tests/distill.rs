@@ -210,6 +210,27 @@ fn a_student_learns_and_is_compiled() {
 }
 
 #[test]
+fn training_for_int8_gives_what_is_built() {
+    let bench = Bench::new();
+    succeeds(bench.scratch("--epochs 8 --schedule cosine -o teacher"));
+    let qat = "--teacher teacher --qat --data train.npz --batch 32 --epochs 3 --lr 0.002 --schedule cosine";
+    succeeds(bench.distill(&format!("{qat} -o int8")));
+    assert!(bench.path("int8/calibration.json").exists());
+    // The ranges are part of the state.
+    let mut child = bench.distill(&format!("{qat} -o killed")).stderr(Stdio::null()).spawn().unwrap();
+    wait_for_epoch(&bench, "killed", &mut child);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    succeeds(bench.distill("--resume -o killed"));
+    assert!(bench.model("int8") == bench.model("killed"), "the weights differ");
+    let build = bench.other("build int8 -o int8.ride --json");
+    assert!(build.status.success(), "{}", String::from_utf8_lossy(&build.stderr));
+    let verify = bench.other("verify int8.ride --model int8 --data val.npz --json");
+    let report: Value = serde_json::from_slice(&verify.stdout).unwrap();
+    assert!(report["agreement"]["top1"].as_f64().unwrap() > 90.0, "{}", report["agreement"]);
+}
+
+#[test]
 fn images_of_other_sizes_are_cropped_at_random() {
     let bench = Bench::new();
     write_data(&bench.path("large.npz"), 100, (11, 13));

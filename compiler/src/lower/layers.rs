@@ -6,7 +6,7 @@ use ride_runtime::kernels::{self, dense, k4n2, k8n4, k8n16};
 use ride_runtime::op::{ConvShape, Dense, Layout, Span};
 
 use super::quant::Quant;
-use super::weights::{acc_bits, multiplier, quantize_channel};
+use super::weights::{Channel, acc_bits, multiplier, quantize_channel};
 use crate::network;
 
 /// What a convolution reads: raw pixels or a quantized activation.
@@ -20,7 +20,7 @@ pub(crate) enum ConvInput<'a> {
 
 impl ConvInput<'_> {
     /// Real value of one int8 step of channel `c`.
-    fn scale(&self, c: usize) -> f64 {
+    pub(crate) fn scale(&self, c: usize) -> f64 {
         match self {
             ConvInput::Image(input) => 1.0 / (255.0 * f64::from(input.std[c])),
             ConvInput::Activation(q, _) => q.scale,
@@ -28,7 +28,7 @@ impl ConvInput<'_> {
     }
 
     /// Zero point of channel `c`; not an integer for raw pixels, where zero is the mean colour.
-    fn zero(&self, c: usize) -> f64 {
+    pub(crate) fn zero(&self, c: usize) -> f64 {
         match self {
             ConvInput::Image(input) => 255.0 * f64::from(input.mean[c]) - 128.0,
             ConvInput::Activation(q, _) => f64::from(q.zero),
@@ -78,21 +78,7 @@ pub(crate) fn conv(
     for (o, row) in conv.weight.chunks_exact(taps).enumerate() {
         let inputs = shape.group_in();
         let channel = |k: usize| o / shape.group_out() * inputs + k % inputs;
-        let in_steps: Vec<f64> = row.iter().enumerate().map(|(k, &w)| f64::from(w) * input.scale(channel(k))).collect();
-        let real_bias = f64::from(conv.bias[o]);
-        let c = quantize_channel(&in_steps, real_bias.abs() / f64::from(1 << 28));
-        // Rounding moves the mean of the output by what it takes from the weights times the mean input (Nagel et al.,
-        // "Data-Free Quantization through Weight Equalization and Bias Correction", ICCV 2019): give it back.
-        let lost: f64 = row
-            .iter()
-            .zip(&c.q)
-            .enumerate()
-            .map(|(k, (&w, &q))| {
-                (f64::from(w) - c.scale * f64::from(q) / input.scale(channel(k))) * input.mean(channel(k))
-            })
-            .sum();
-        let zero_part: f64 = c.q.iter().enumerate().map(|(k, &q)| f64::from(q) * input.zero(channel(k))).sum();
-        let bias = ((real_bias + lost) / c.scale - zero_part).round();
+        let (c, bias) = output_channel(row, conv.bias[o], input, channel);
         ensure!(bias.abs() < f64::from(1 << 30), "the bias of output channel {o} does not fit in 31 bits");
         let bias = bias as i64;
         let own_bits = acc_bits(&c.q, bias);
@@ -125,6 +111,30 @@ pub(crate) fn conv(
     }
     let params = [le(&biases), le(&multipliers), shifts].concat();
     Ok(ConvConstants { weights, params, acc_bits: bits })
+}
+
+/// Quantizes one output channel: its weights, and its bias in units of the accumulator with the input's zero point folded
+/// in. `channel` is the input channel of each weight.
+pub(crate) fn output_channel(
+    row: &[f32],
+    bias: f32,
+    input: &ConvInput<'_>,
+    channel: impl Fn(usize) -> usize,
+) -> (Channel, f64) {
+    let in_steps: Vec<f64> = row.iter().enumerate().map(|(k, &w)| f64::from(w) * input.scale(channel(k))).collect();
+    let real_bias = f64::from(bias);
+    let c = quantize_channel(&in_steps, real_bias.abs() / f64::from(1 << 28));
+    // Rounding moves the mean of the output by what it takes from the weights times the mean input (Nagel et al.,
+    // "Data-Free Quantization through Weight Equalization and Bias Correction", ICCV 2019): give it back.
+    let lost: f64 = row
+        .iter()
+        .zip(&c.q)
+        .enumerate()
+        .map(|(k, (&w, &q))| (f64::from(w) - c.scale * f64::from(q) / input.scale(channel(k))) * input.mean(channel(k)))
+        .sum();
+    let zero_part: f64 = c.q.iter().enumerate().map(|(k, &q)| f64::from(q) * input.zero(channel(k))).sum();
+    let bias = ((real_bias + lost) / c.scale - zero_part).round();
+    (c, bias)
 }
 
 fn le(values: &[i32]) -> Vec<u8> {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use ride_calibrate::atomic_file;
+use ride_calibrate::table::CalibrationTable;
 use serde::Serialize;
 
 use super::state::State;
@@ -21,6 +22,8 @@ pub const MODEL: &str = "model.safetensors";
 pub const CONFIG: &str = "config.json";
 /// Training images of each class, where `build` looks for them.
 pub const COUNTS: &str = "class_counts.txt";
+/// Ranges of a network that was trained for int8, where `build` looks for them.
+pub const CALIBRATION: &str = "calibration.json";
 /// Names of the classes, where `build` looks for them.
 pub const NAMES: &str = "class_names.txt";
 
@@ -101,7 +104,9 @@ impl Folder {
             let entry = entry?;
             let name = entry.file_name();
             let name = name.to_string_lossy();
-            let ours = [STATE, MODEL, CONFIG, COUNTS, NAMES].iter().any(|file| name.starts_with(&format!(".{file}.")));
+            let ours = [STATE, MODEL, CONFIG, COUNTS, NAMES, CALIBRATION]
+                .iter()
+                .any(|file| name.starts_with(&format!(".{file}.")));
             if ours && name.ends_with(".tmp") {
                 fs::remove_file(entry.path())?;
             }
@@ -144,11 +149,11 @@ impl Folder {
             .with_context(what)
     }
 
-    /// Writes what `build` reads: weights, configuration, and what is known about the classes.
+    /// Writes what `build` reads: weights, configuration, and what is known about classes and ranges.
     ///
     /// # Errors
     /// Names the file that cannot be written.
-    pub fn export(&self, state: &State) -> Result<()> {
+    pub fn export(&self, state: &State, ranges: Option<&CalibrationTable>) -> Result<()> {
         let config = serde_json::to_string_pretty(&state.settings.config)? + "\n";
         let counts: String = state.settings.inputs.class_counts.iter().map(|count| format!("{count}\n")).collect();
         let names: String = state.settings.inputs.class_names.iter().map(|name| format!("{name}\n")).collect();
@@ -156,6 +161,9 @@ impl Folder {
             if !text.is_empty() {
                 atomic_file::write(&self.path.join(name), text.as_bytes())?;
             }
+        }
+        if let Some(ranges) = ranges {
+            ranges.write(&self.path.join(CALIBRATION))?;
         }
         atomic_file::write(&self.path.join(MODEL), &safetensors::encode(&state.model, None)?)
     }

@@ -13,13 +13,16 @@ use ride_calibrate::preprocess::Preprocess;
 use serde::Serialize;
 
 use super::batches::{Batch, Position, Source};
+use super::evaluate;
 use super::folder::Folder;
 use super::loss::{self, RideLoss};
 use super::net::Net;
 use super::optimizer::Sgd;
+use super::qat::Quantization;
 use super::settings::Settings;
 use super::state::{Progress, State};
 use super::teacher::Teacher;
+use crate::network::Network;
 
 /// What happens during training, for those who watch.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -79,6 +82,7 @@ pub struct Trainer<'a> {
     teacher: Option<Teacher>,
     data: &'a DataSet,
     folder: &'a Folder,
+    quantization: Option<Quantization>,
     progress: Progress,
     /// Where training was taken up.
     start: Progress,
@@ -143,7 +147,14 @@ impl<'a> Trainer<'a> {
         let loss = RideLoss::new(settings.loss, &settings.inputs.class_counts, net.device())?;
         let sgd = Sgd::new(settings.optimizer, net.parameters())?;
         let (progress, start) = (Progress::default(), Progress::default());
-        Ok(Self { settings, net, sgd, loss, teacher, data, folder, progress, start })
+        let mut trainer = Self { settings, net, sgd, loss, teacher, data, folder, progress, start, quantization: None };
+        if let Some(ranges) = &trainer.settings.quantization {
+            // Structure and normalisation count here, weights do not.
+            let quantization = Quantization::new(&trainer.network()?, ranges).context("the calibrated ranges")?;
+            trainer.net.quantize(Some(quantization.clone()))?;
+            trainer.quantization = Some(quantization);
+        }
+        Ok(trainer)
     }
 
     /// Trains until the end.
@@ -269,6 +280,23 @@ impl<'a> Trainer<'a> {
             model: self.net.tensors()?,
             velocity: self.sgd.state(self.net.parameters())?,
         })
+    }
+
+    /// The network as `build` will see it.
+    fn network(&self) -> Result<Network> {
+        evaluate::imported(&self.settings.config, &self.net)
+    }
+
+    /// Writes the network in its present state for `build`.
+    ///
+    /// # Errors
+    /// Names the file that cannot be written.
+    pub fn export(&self) -> Result<()> {
+        let ranges = match &self.quantization {
+            Some(quantization) => Some(quantization.table(&self.network()?)?),
+            None => None,
+        };
+        self.folder.export(&self.state()?, ranges.as_ref())
     }
 
     fn save(&self) -> Result<()> {

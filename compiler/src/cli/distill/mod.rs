@@ -39,11 +39,14 @@ fn start(args: &DistillArgs, ui: &mut Ui) -> Result<()> {
     let Student { config, preprocess, net, inherited } = Student::new(&description, master.as_ref(), args, ui)?;
     let data = Files::of(&args.data).open(Split::Train, &preprocess)?;
     let val = args.data.val.as_deref().map(|path| Files::at(path).open(Split::Test, &preprocess)).transpose()?;
-    let settings = setup::settings(args, config, &preprocess, &data, net.plan())?;
+    let mut settings = setup::settings(args, config, &preprocess, &data, net.plan())?;
     setup::check_val(val.as_ref(), &net)?;
     let teacher = setup::teacher(master.as_ref(), &settings, &net, &preprocess)?;
-    let network = setup::network(&settings.config, &net)?;
+    let network = evaluate::imported(&settings.config, &net)?;
     let cost = Cost::of(&network, master.as_ref().map(|master| &master.imported.network), &net);
+    if args.qat {
+        settings.quantization = Some(setup::ranges(&settings, &net, &data, ui)?);
+    }
 
     let folder = Folder::create(&args.output)?;
     ui.note(cost.text());
@@ -83,7 +86,7 @@ fn resume(args: &DistillArgs, ui: &mut Ui) -> Result<()> {
     let val = settings.inputs.validation.as_deref();
     let val = val.map(|path| Files::at(path).open(Split::Test, &preprocess)).transpose()?;
     setup::check_val(val.as_ref(), &net)?;
-    let network = setup::network(&settings.config, &net)?;
+    let network = evaluate::imported(&settings.config, &net)?;
     let cost = Cost::of(&network, master.as_ref().map(|master| &master.imported.network), &net);
     let position = state.progress.position;
     ui.note(format_args!("going on after {} epochs and {} batches", position.epoch, position.batch));
@@ -114,8 +117,7 @@ impl Job<'_> {
             return Err(Stopped(message).into());
         }
         let state = self.trainer.state()?;
-        uninterrupted(|| self.folder.export(&state))
-            .map_err(|error| with_way_out(&error, self.trainer.saved(), output))?;
+        uninterrupted(|| self.trainer.export()).map_err(|error| with_way_out(&error, self.trainer.saved(), output))?;
         // What is judged is what was written, read as `build` reads it.
         let network = inputs::load(output, &ImportOptions::default(), false, ui)?.network;
         let counts = &state.settings.inputs.class_counts;

@@ -3,15 +3,17 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use ride_calibrate::data::{DataOptions, DataSet, Format, Split};
+use ride_calibrate::observer::Observer;
 use ride_calibrate::preprocess::Preprocess;
-use ride_compiler::checkpoint::{Checkpoint, Embedded};
+use ride_calibrate::table::CalibrationTable;
+use ride_compiler::calibration;
+use ride_compiler::checkpoint::Embedded;
 use ride_compiler::description::ModelTable;
 use ride_compiler::import::{self, ImportOptions, Imported};
-use ride_compiler::network::{Network, Shape};
+use ride_compiler::network::Shape;
 use ride_compiler::source::Source;
-use ride_compiler::train;
 use ride_compiler::train::augment::Recipe;
 use ride_compiler::train::net::Net;
 use ride_compiler::train::params::Loaded;
@@ -19,6 +21,7 @@ use ride_compiler::train::plan::{HeadKind, Plan};
 use ride_compiler::train::settings::{Inputs, Settings};
 use ride_compiler::train::student::{self, Description};
 use ride_compiler::train::teacher::Teacher;
+use ride_compiler::train::{self, evaluate};
 use ride_runtime::format::crc::crc32;
 use serde_json::Value;
 
@@ -26,6 +29,8 @@ use super::super::inputs::counts_of;
 use super::super::ui::Ui;
 use super::args::{DistillArgs, TrainingData};
 
+/// Images that ranges are measured on: `calibrate`'s default.
+const CALIBRATION_IMAGES: usize = 512;
 /// Scale of margins where logits have none of their own: the authors' default.
 const MARGIN_SCALE: f64 = 30.0;
 
@@ -71,11 +76,23 @@ impl Student {
         warnings.iter().for_each(|warning| ui.warn(warning));
         let mut net = net(&config, args.training.seed)?;
         let mut inherited = None;
-        if let Some((checkpoint, table)) = theirs.filter(|_| !args.random_init) {
-            let plan = import::plan(&checkpoint.config, &table, &checkpoint.tensors).context("the teacher")?;
+        let origin = args.init.as_deref().map(|path| Source::open(path, Embedded::Accept)).transpose()?;
+        let origin = match &origin {
+            Some(source) => Some(source.checkpoint().context("--init takes a checkpoint, not ONNX")?),
+            None => theirs.filter(|_| !args.random_init),
+        };
+        if let Some((checkpoint, table)) = origin {
+            let plan = import::plan(&checkpoint.config, &table, &checkpoint.tensors);
+            let plan = plan.context("the network that weights come from")?;
             let inheritance = student::inherit(&plan, &checkpoint.tensors, net.plan());
             inherited = Some((net.load(&inheritance.tensors)?, inheritance.sources));
         }
+        let taken = inherited.as_ref().is_some_and(|(loaded, _)| !loaded.taken.is_empty());
+        ensure!(
+            taken || !args.qat,
+            "--qat refines a trained network, and this one has no weights to start from: name them with --init, or a \
+             teacher that they can be taken from"
+        );
         Ok(Self { config, preprocess, net, inherited })
     }
 }
@@ -84,12 +101,6 @@ impl Student {
 pub(super) fn net(config: &Value, seed: u64) -> Result<Net> {
     let plan = import::plan(config, &ModelTable::default(), &BTreeMap::new()).context("the student's description")?;
     Net::new(plan, &train::device()?, seed)
-}
-
-/// The network as `build` will see it: shows in time that it can be read.
-pub(super) fn network(config: &Value, net: &Net) -> Result<Network> {
-    let checkpoint = Checkpoint { config: config.clone(), tensors: net.tensors()?, ..Checkpoint::default() };
-    Ok(import::network(&checkpoint, &ImportOptions::default()).context("the student")?.network)
 }
 
 /// The teacher, if it is listened to.
@@ -119,7 +130,7 @@ pub(super) fn settings(
         HeadKind::Normed { scale } | HeadKind::Cosine { scale, .. } => scale,
         HeadKind::Linear { .. } => MARGIN_SCALE,
     });
-    let schedule = args.training.schedule();
+    let schedule = args.training.schedule(args.qat);
     let loader = config.get("data_loader").and_then(|loader| loader.get("type")).and_then(Value::as_str);
     let settings = Settings {
         inputs: inputs(args, data, plan.classes)?,
@@ -127,6 +138,7 @@ pub(super) fn settings(
         optimizer: args.training.optimizer(),
         loss: args.loss.ride(&schedule, scale),
         distillation: args.teacher.as_ref().and_then(|_| args.loss.distillation()),
+        quantization: None,
         batch: args.training.batch(),
         sampling: args.data.sampling(),
         augment: args.data.augment.unwrap_or_else(|| Recipe::of_loader(loader, preprocess)),
@@ -136,6 +148,19 @@ pub(super) fn settings(
     };
     settings.validate()?;
     Ok(settings)
+}
+
+/// Ranges of the network's activations before it is trained, by `calibrate`'s defaults.
+pub(super) fn ranges(settings: &Settings, net: &Net, data: &DataSet, ui: &Ui) -> Result<CalibrationTable> {
+    let network = evaluate::imported(&settings.config, net)?;
+    let choice = calibration::Settings {
+        images: CALIBRATION_IMAGES,
+        seed: settings.seed,
+        balanced: true,
+        observer: Observer::Mse,
+    };
+    let bar = ui.progress("calibrating");
+    calibration::calibrate(&network, data, &choice, &|progress| bar.step(progress.total))
 }
 
 fn inputs(args: &DistillArgs, data: &DataSet, classes: usize) -> Result<Inputs> {
