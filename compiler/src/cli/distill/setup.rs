@@ -68,7 +68,13 @@ impl Student {
         ui: &mut Ui,
     ) -> Result<Self> {
         let theirs = master.and_then(|master| master.source.checkpoint());
-        let their_config = theirs.as_ref().map(|(checkpoint, table)| table.over(&checkpoint.config));
+        let their_config = theirs.as_ref().map(|(checkpoint, table)| {
+            let mut config = table.over(&checkpoint.config);
+            // The authors' code leaves it out of plain networks.
+            config["arch"]["args"]["num_experts"] =
+                master.map_or(1, |master| master.imported.network.experts.len()).into();
+            config
+        });
         let their_preprocess = master.map(|master| &master.imported.preprocess);
         let (config, notes) = description.config(their_config.as_ref(), their_preprocess)?;
         notes.iter().for_each(|note| ui.note(note));

@@ -11,8 +11,8 @@
 //! layer2_blocks = 3
 //! ```
 //!
-//! What it leaves out is the teacher's: the classes, the classifier and the preparation of images always, widths and
-//! blocks if the architecture is the same.
+//! What it leaves out is the teacher's: the classes, the classifier and the preparation of images always, experts, widths
+//! and blocks if the architecture is the same.
 
 mod inherit;
 
@@ -120,9 +120,7 @@ impl Description {
         let mut args = Map::new();
         let same = kind_of(teacher_arch).is_some_and(|theirs| without_routers(theirs) == plain);
         if let Some(theirs) = teacher_arch.and_then(|arch| arch.get("args")).and_then(Value::as_object) {
-            let taken = theirs
-                .iter()
-                .filter(|(key, _)| (same && key.as_str() != "num_experts") || ALWAYS.contains(&key.as_str()));
+            let taken = theirs.iter().filter(|(key, _)| same || ALWAYS.contains(&key.as_str()));
             args.extend(taken.map(|(key, value)| (key.clone(), value.clone())));
         }
         if let Some(own) = self.arch.get("args").and_then(Value::as_object) {
@@ -199,6 +197,7 @@ mod tests {
         assert_eq!(both["data_loader"]["type"], "ImbalanceCIFAR100DataLoader");
         let reduced = config("[arch.args]\nnum_experts = 2\nreduce_dimension = true\n");
         assert_eq!(reduced["arch"]["args"].get("layer2_output_dim"), None);
+        assert_eq!(config("")["arch"]["args"]["num_experts"], 3);
         let other = config("[arch]\ntype = \"ResNet10EAModel\"\n[arch.args]\nnum_experts = 1\n");
         assert_eq!(other["arch"]["type"], "ResNet10Model");
         assert_eq!(other["arch"]["args"], json!({"num_classes": 10, "num_experts": 1, "use_norm": true, "s": 20.0}));
