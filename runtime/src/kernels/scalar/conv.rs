@@ -150,6 +150,9 @@ pub fn k8n16(call: &mut ConvCall<'_>) {
     if let Some(form) = k8n16::Grouped::of(&shape) {
         return grouped(call, &form);
     }
+    if let Some(form) = k8n16::Depthwise::of(&shape) {
+        return depthwise(call, &form);
+    }
     let parts = k8n16::Parts::of(&shape);
     let blocks = k8n16::Blocks::of(parts.shape.out_c);
     for pixel in pixels(call) {
@@ -180,6 +183,23 @@ fn grouped(call: &mut ConvCall<'_>, form: &k8n16::Grouped) {
                 let place = (place / usize::from(shape.kernel), place % usize::from(shape.kernel));
                 let x = i32::from(window.at(at, place, 4 * form.quad(c) + i)) + 128;
                 acc = acc.wrapping_add(x * i32::from(call.weights[form.weight_at(c, place, i)] as i8));
+            }
+            store_channel(call, pixel, c, acc);
+        }
+    }
+}
+
+/// [`crate::op::Layout::K8N16`] in its form for depthwise windows.
+fn depthwise(call: &mut ConvCall<'_>, form: &k8n16::Depthwise) {
+    let (shape, kernel) = (call.conv.shape, k8n16::Depthwise::KERNEL);
+    let window = window(call);
+    for pixel in pixels(call) {
+        let at = (pixel / shape.out_w(), pixel % shape.out_w());
+        for c in 0..usize::from(shape.out_c) {
+            let mut acc = call.channel_params().bias(c);
+            for place in (0..kernel).flat_map(|row| (0..kernel).map(move |column| (row, column))) {
+                let x = i32::from(window.at(at, place, c)) + 128;
+                acc = acc.wrapping_add(x * i32::from(call.weights[form.weight_at(c, place)] as i8));
             }
             store_channel(call, pixel, c, acc);
         }

@@ -3,7 +3,7 @@
 use super::params::Channels;
 use super::simd::Simd;
 use super::tile::{self, Kind, Tile, Width};
-use super::{conv, dense, grouped, shortcut};
+use super::{conv, dense, depthwise, grouped, shortcut};
 use crate::kernels::{Backend, ConvCall, ConvKernel, Isa, MaxPoolCall, PoolCall, ShortcutCall, scalar};
 use crate::op::Layout;
 use core::arch::x86_64::*;
@@ -188,6 +188,16 @@ impl Simd for Avx512 {
             widths: &[grouped::<8, 2>(), grouped::<7, 2>(), grouped::<4, 2>()],
         },
     ];
+
+    const DEPTHWISE: [&'static Kind; 2] = depthwise::tiles::AVX512;
+
+    #[inline(always)]
+    unsafe fn stack(rows: [*const u8; 3]) -> __m512i {
+        unsafe {
+            let [a, b, c] = rows.map(|row| _mm512_cvtepu8_epi32(_mm_loadu_si128(row.cast())));
+            _mm512_or_si512(_mm512_or_si512(a, _mm512_slli_epi32::<8>(b)), _mm512_slli_epi32::<16>(c))
+        }
+    }
 
     #[inline(always)]
     unsafe fn lanes(channels: &Channels) -> __m512i {

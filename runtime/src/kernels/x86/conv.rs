@@ -1,11 +1,11 @@
 //! Drives the microkernel over a layer: prepares parameters, fills the row ring, picks tiles.
 
-use super::grouped;
 use super::params::{Channels, fill_channels};
 use super::plan::{Geometry, Plan, Taste, next_kind, pick};
 use super::ring::{Ring, Rows};
 use super::simd::Simd;
 use super::tile::{FETCHED, Kind, MAX_KERNEL, Row, Tile};
+use super::{depthwise, grouped};
 use crate::kernels::k8n16::STEP;
 use crate::kernels::{ConvCall, Params, k8n16, params_len, scalar};
 use crate::op::{ConvShape, Layout};
@@ -45,6 +45,9 @@ fn entries(blocks: k8n16::Blocks) -> usize {
 pub(super) fn scratch_len<S: Simd>(shape: &ConvShape) -> usize {
     if let Some(form) = k8n16::Grouped::of(shape) {
         return grouped::scratch_len(shape, &form);
+    }
+    if let Some(form) = k8n16::Depthwise::of(shape) {
+        return depthwise::scratch_len(shape, &form);
     }
     let parts = k8n16::Parts::of(shape);
     needed::<S>(&parts, &Ring::new(&parts.shape, S::UNIT, usize::from(shape.in_c)))
@@ -93,6 +96,10 @@ pub(super) unsafe fn run<S: Simd>(call: &mut ConvCall<'_>) {
     if let Some(form) = k8n16::Grouped::of(&call.conv.shape) {
         // SAFETY: as promised by the caller.
         return unsafe { grouped::run::<S>(call, &form) };
+    }
+    if let Some(form) = k8n16::Depthwise::of(&call.conv.shape) {
+        // SAFETY: as promised by the caller.
+        return unsafe { depthwise::run::<S>(call, &form) };
     }
     let parts = k8n16::Parts::of(&call.conv.shape);
     let ring = Ring::new(&parts.shape, S::UNIT, usize::from(call.conv.shape.in_c));
