@@ -176,6 +176,9 @@ pub(crate) fn run(args: &BuildArgs, ui: &mut Ui) -> Result<()> {
     if budget.iter().any(|line| !line.fits()) {
         return Err(Failed(super::budget::broken(&output, &budget, model, estimate.as_ref())).into());
     }
+    if let Some(slow) = inspect::slow_paths(model) {
+        ui.warn(slow);
+    }
     let files = uninterrupted(|| emit::write(&output, &kinds, model))?;
     let backend = ride_runtime::kernels::best(model.layout()).context("no kernel runs this artifact here")?;
     let summary = Summary {

@@ -11,6 +11,7 @@ pub mod dense;
 pub mod k4n2;
 pub mod k8n16;
 pub mod k8n4;
+pub mod path;
 pub mod scalar;
 #[cfg(target_arch = "x86_64")]
 pub mod x86;
@@ -42,6 +43,26 @@ pub enum Isa {
 }
 
 impl Isa {
+    /// All of them, slowest first within an architecture.
+    pub const ALL: [Isa; 9] =
+        [Isa::Scalar, Isa::Dsp, Isa::Mve, Isa::Neon, Isa::Dotprod, Isa::I8mm, Isa::Avx2, Isa::AvxVnni, Isa::Avx512Vnni];
+
+    /// The one that reports show as `name`.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|isa| isa.name() == name)
+    }
+
+    /// The slowest vector unit whose kernels read `layout`: what any machine of the layout's family has. Portable code for
+    /// plain rows.
+    pub fn least(layout: Layout) -> Self {
+        match layout {
+            Layout::Ohwi => Isa::Scalar,
+            Layout::K4N2 => Isa::Dsp,
+            Layout::K8N4 => Isa::Neon,
+            Layout::K8N16 => Isa::Avx2,
+        }
+    }
+
     /// Name as reports show it.
     pub fn name(self) -> &'static str {
         match self {
