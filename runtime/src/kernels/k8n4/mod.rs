@@ -77,7 +77,12 @@ pub fn tap(shape: &ConvShape, s: usize, k: usize) -> Option<(usize, usize, usize
 
 /// Offset of the weight of output channel `c`, step `s`, byte `k`.
 pub fn weight_at(shape: &ConvShape, c: usize, s: usize, k: usize) -> usize {
-    (c / GROUP * steps(shape) + s) * GROUP_STEP + k / 4 * 16 + c % GROUP * 4 + k % 4
+    c / GROUP * steps(shape) * GROUP_STEP + c % GROUP * 4 + weight_place(s, k)
+}
+
+/// Bytes from a channel's first weight to that of step `s`, byte `k`.
+pub fn weight_place(s: usize, k: usize) -> usize {
+    s * GROUP_STEP + k / 4 * 16 + k % 4
 }
 
 /// Packs OHWI weights into `out` (of [`weights_len`] bytes); padding becomes zero.

@@ -29,6 +29,18 @@ impl Window<'_> {
             _ => self.border[c % 4] as i8,
         }
     }
+
+    /// The bytes of the input pixel at a window position from channel `first` on; `None` beyond the border.
+    fn pixel(&self, (y, x): (usize, usize), (row, column): (usize, usize), first: usize) -> Option<&[u8]> {
+        let s = &self.shape;
+        let place = |out: usize, tap: usize, size: u16| {
+            let at = (out * usize::from(s.stride) + tap).checked_sub(usize::from(s.padding));
+            at.filter(|&i| i < usize::from(size))
+        };
+        let (i, j) = (place(y, row, s.in_h)?, place(x, column, s.in_w)?);
+        let at = (i * usize::from(s.in_w) + j) * usize::from(s.in_c);
+        self.input.get(at + first..at + usize::from(s.in_c))
+    }
 }
 
 fn window<'a>(call: &ConvCall<'a>) -> Window<'a> {
@@ -299,13 +311,24 @@ pub fn k8n4(call: &mut ConvCall<'_>) {
 fn channel_sum(call: &ConvCall<'_>, window: &Window<'_>, pixel: usize, c: usize) -> i32 {
     let shape = call.conv.shape;
     let place = (pixel / shape.out_w(), pixel % shape.out_w());
-    let first = c / shape.group_out() * shape.group_in();
+    let (kernel, inputs) = (usize::from(shape.kernel), shape.group_in());
+    let first = c / shape.group_out() * inputs;
+    let (whole, groups) = (k8n4::whole_window(&shape), k8n4::groups(&shape));
+    // Of this channel; 64-bit Arm runs layers with groups here, so that loops divide by powers of two only.
+    let weights = &call.weights[k8n4::weight_at(&shape, c, 0, 0)..];
     let mut acc = call.channel_params().bias(c);
-    for s in 0..k8n4::steps(&shape) {
-        for k in 0..k8n4::STEP {
-            let Some((row, column, channel)) = k8n4::tap(&shape, s, k) else { continue };
-            let x = i32::from(window.at(place, (row, column), first + channel));
-            acc = acc.wrapping_add(x * i32::from(call.weights[k8n4::weight_at(&shape, c, s, k)] as i8));
+    for (row, column) in (0..kernel).flat_map(|row| (0..kernel).map(move |column| (row, column))) {
+        let pixel = window.pixel(place, (row, column), first);
+        for i in 0..inputs {
+            let (s, k) = if whole {
+                let tap = (row * kernel + column) * inputs + i;
+                (tap / k8n4::STEP, tap % k8n4::STEP)
+            } else {
+                ((row * groups + i / k8n4::STEP) * kernel + column, i % k8n4::STEP)
+            };
+            let x = pixel.map_or(window.border[(first + i) % 4], |pixel| pixel[i] ^ window.flip) as i8;
+            let w = weights[k8n4::weight_place(s, k)] as i8;
+            acc = acc.wrapping_add(i32::from(x) * i32::from(w));
         }
     }
     acc
