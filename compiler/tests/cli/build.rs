@@ -8,7 +8,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::support::{
-    IMAGES, build, command, copy_of_model, fails, json, lab, model, names, picture, png, run, succeeds, text,
+    CLASSES, IMAGES, build, command, copy_of_model, fails, json, lab, model, names, picture, png, run, succeeds, text,
     write_class_folders, write_safetensors,
 };
 

@@ -404,7 +404,7 @@ pub fn conv_name(backend: &Backend, shape: &ConvShape) -> &'static str {
     match backend.layout {
         Layout::Ohwi if shape.groups > 1 => scalar::OHWI.conv.name,
         Layout::K4N2 if shape.groups > 1 => scalar::K4N2.conv.name,
-        Layout::K8N4 if shape.groups > 1 => scalar::K8N4.conv.name,
+        Layout::K8N4 if path::Path::of(backend.isa, shape) == path::Path::Portable => scalar::K8N4.conv.name,
         _ => backend.conv.name,
     }
 }

@@ -1,7 +1,7 @@
 //! Which way a convolution takes on an instruction set: what reports and warnings are made from.
 
-use super::Isa;
 use super::k8n16::{Depthwise, Grouped, Parts};
+use super::{Isa, k8n4};
 use crate::op::ConvShape;
 
 /// How a convolution is computed.
@@ -9,9 +9,10 @@ use crate::op::ConvShape;
 pub enum Path {
     /// A vector kernel for ordinary convolutions.
     Vector,
-    /// A vector kernel for groups of a few fours of channels ([`Grouped`]).
+    /// A vector kernel for groups of few channels: some fours of them on x86 ([`Grouped`]), any number that a table
+    /// look-up reaches on 64-bit Arm ([`k8n4::group_reach`]).
     Grouped,
-    /// A vector kernel for depthwise windows ([`Depthwise`]).
+    /// A vector kernel for depthwise windows: those of [`Depthwise`] on x86, any on 64-bit Arm.
     Depthwise,
     /// The vector kernel for ordinary convolutions, on weights with zeros between the groups: `waste` times the
     /// multiplications of the layer.
@@ -29,7 +30,10 @@ impl Path {
         match isa {
             Isa::Scalar => Path::Portable,
             _ if shape.groups <= 1 => Path::Vector,
-            Isa::Dsp | Isa::Mve | Isa::Neon | Isa::Dotprod | Isa::I8mm => Path::Portable,
+            Isa::Dsp | Isa::Mve => Path::Portable,
+            Isa::Neon | Isa::Dotprod | Isa::I8mm if k8n4::group_reach(shape) > k8n4::GROUP_REACH => Path::Portable,
+            Isa::Neon | Isa::Dotprod | Isa::I8mm if shape.group_in() == 1 => Path::Depthwise,
+            Isa::Neon | Isa::Dotprod | Isa::I8mm => Path::Grouped,
             Isa::Avx2 | Isa::AvxVnni | Isa::Avx512Vnni if Grouped::of(shape).is_some() => Path::Grouped,
             Isa::Avx2 | Isa::AvxVnni | Isa::Avx512Vnni if Depthwise::of(shape).is_some() => Path::Depthwise,
             Isa::Avx2 | Isa::AvxVnni | Isa::Avx512Vnni => {
@@ -54,13 +58,14 @@ mod tests {
     #[test]
     fn groups_go_their_own_ways() {
         let ways = |in_c, groups, window| {
-            [Isa::Avx512Vnni, Isa::Neon].map(|isa| Path::of(isa, &shape(in_c, in_c, groups, window)))
+            [Isa::Avx512Vnni, Isa::Neon, Isa::Dsp].map(|isa| Path::of(isa, &shape(in_c, in_c, groups, window)))
         };
-        assert_eq!(ways(64, 1, (3, 1)), [Path::Vector, Path::Vector]);
-        assert_eq!(ways(128, 32, (3, 1)), [Path::Grouped, Path::Portable]);
-        assert_eq!(ways(96, 96, (3, 2)), [Path::Depthwise, Path::Portable]);
-        assert_eq!(ways(96, 96, (5, 1)), [Path::BlockDiagonal { waste: 8 }, Path::Portable]);
-        assert_eq!(ways(512, 32, (3, 1)), [Path::Vector, Path::Portable]);
+        assert_eq!(ways(64, 1, (3, 1)), [Path::Vector; 3]);
+        assert_eq!(ways(128, 32, (3, 1)), [Path::Grouped, Path::Grouped, Path::Portable]);
+        assert_eq!(ways(96, 96, (3, 2)), [Path::Depthwise, Path::Depthwise, Path::Portable]);
+        assert_eq!(ways(96, 96, (5, 1)), [Path::BlockDiagonal { waste: 8 }, Path::Depthwise, Path::Portable]);
+        assert_eq!(ways(512, 32, (3, 1)), [Path::Vector, Path::Grouped, Path::Portable]);
+        assert_eq!(ways(512, 4, (3, 1)), [Path::Vector, Path::Portable, Path::Portable]);
         assert_eq!(Path::of(Isa::Scalar, &shape(64, 64, 1, (3, 1))), Path::Portable);
     }
 

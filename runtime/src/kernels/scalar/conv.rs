@@ -313,19 +313,13 @@ fn channel_sum(call: &ConvCall<'_>, window: &Window<'_>, pixel: usize, c: usize)
     let place = (pixel / shape.out_w(), pixel % shape.out_w());
     let (kernel, inputs) = (usize::from(shape.kernel), shape.group_in());
     let first = c / shape.group_out() * inputs;
-    let (whole, groups) = (k8n4::whole_window(&shape), k8n4::groups(&shape));
-    // Of this channel; 64-bit Arm runs layers with groups here, so that loops divide by powers of two only.
+    // Of this channel.
     let weights = &call.weights[k8n4::weight_at(&shape, c, 0, 0)..];
     let mut acc = call.channel_params().bias(c);
     for (row, column) in (0..kernel).flat_map(|row| (0..kernel).map(move |column| (row, column))) {
         let pixel = window.pixel(place, (row, column), first);
         for i in 0..inputs {
-            let (s, k) = if whole {
-                let tap = (row * kernel + column) * inputs + i;
-                (tap / k8n4::STEP, tap % k8n4::STEP)
-            } else {
-                ((row * groups + i / k8n4::STEP) * kernel + column, i % k8n4::STEP)
-            };
+            let (s, k) = k8n4::step_of(&shape, (row, column), i);
             let x = pixel.map_or(window.border[(first + i) % 4], |pixel| pixel[i] ^ window.flip) as i8;
             let w = weights[k8n4::weight_place(s, k)] as i8;
             acc = acc.wrapping_add(i32::from(x) * i32::from(w));
