@@ -10,10 +10,12 @@ mod exit;
 mod inputs;
 mod inspect;
 mod interrupt;
+mod limits;
 mod rules;
 mod run;
 mod table;
 mod targets;
+mod thresholds;
 mod ui;
 mod verify;
 
@@ -65,6 +67,7 @@ enum Verb {
     Inspect(inspect::InspectArgs),
     Run(run::RunArgs),
     Verify(verify::VerifyArgs),
+    Thresholds(Box<thresholds::ThresholdsArgs>),
     Bench(bench::BenchArgs),
     Targets(targets::TargetsArgs),
     Completions(completions::CompletionsArgs),
@@ -73,7 +76,14 @@ enum Verb {
 /// The command with what cannot be said by derive: verbs that share an option of which only some can do without.
 fn command() -> Command {
     let with_data = |verb: Command| verb.mut_arg("data", |data| data.required(true));
-    Cli::command().mut_subcommand("calibrate", with_data).mut_subcommand("verify", with_data)
+    let with_artifact = |verb: Command| {
+        let help = "Artifact (*.ride), or a float model: checkpoint, ONNX file or the folder that holds it";
+        verb.mut_arg("model", |model| model.value_name("ARTIFACT|MODEL").help(help))
+    };
+    Cli::command()
+        .mut_subcommand("calibrate", with_data)
+        .mut_subcommand("verify", with_data)
+        .mut_subcommand("thresholds", with_artifact)
 }
 
 /// Runs the program.
@@ -99,6 +109,7 @@ fn dispatch(cli: Cli) -> Result<()> {
         Verb::Inspect(args) => inspect::run(&args, &mut ui),
         Verb::Run(args) => run::run(&args, &mut ui),
         Verb::Verify(args) => verify::run(&args, &mut ui),
+        Verb::Thresholds(args) => thresholds::run(&args, &mut ui),
         Verb::Bench(args) => bench::run(&args, &mut ui),
         Verb::Targets(args) => targets::run(&args, &mut ui),
         Verb::Completions(args) => completions::run(&args, &mut ui),
