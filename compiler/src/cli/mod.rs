@@ -16,6 +16,7 @@ mod run;
 mod table;
 mod targets;
 mod thresholds;
+mod train_router;
 mod ui;
 mod verify;
 
@@ -68,6 +69,7 @@ enum Verb {
     Run(run::RunArgs),
     Verify(verify::VerifyArgs),
     Thresholds(Box<thresholds::ThresholdsArgs>),
+    TrainRouter(Box<train_router::TrainRouterArgs>),
     Bench(bench::BenchArgs),
     Targets(targets::TargetsArgs),
     Completions(completions::CompletionsArgs),
@@ -83,6 +85,7 @@ fn command() -> Command {
     Cli::command()
         .mut_subcommand("calibrate", with_data)
         .mut_subcommand("verify", with_data)
+        .mut_subcommand("train-router", with_data)
         .mut_subcommand("thresholds", with_artifact)
 }
 
@@ -110,6 +113,7 @@ fn dispatch(cli: Cli) -> Result<()> {
         Verb::Run(args) => run::run(&args, &mut ui),
         Verb::Verify(args) => verify::run(&args, &mut ui),
         Verb::Thresholds(args) => thresholds::run(&args, &mut ui),
+        Verb::TrainRouter(args) => train_router::run(&args, &mut ui),
         Verb::Bench(args) => bench::run(&args, &mut ui),
         Verb::Targets(args) => targets::run(&args, &mut ui),
         Verb::Completions(args) => completions::run(&args, &mut ui),

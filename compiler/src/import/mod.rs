@@ -18,12 +18,15 @@ mod args;
 mod blocks;
 mod config;
 mod head;
+mod plan;
 mod preprocess;
 mod spec;
 mod tensors;
 
 #[cfg(test)]
 mod tests;
+
+pub use plan::plan;
 
 use config::Config;
 use spec::Spec;

@@ -1,0 +1,3 @@
+//! The operations of networks in training.
+
+pub(super) mod plain;

@@ -1,0 +1,3 @@
+//! Gradients, losses and whole networks.
+
+mod net;
