@@ -81,19 +81,6 @@ impl Source {
             .map_or_else(|| options.clone(), |(path, description)| description.complete(path, options))
     }
 
-    /// The checkpoint, unless the model is ONNX.
-    pub fn checkpoint(&self) -> Option<&Checkpoint> {
-        match &self.model {
-            Model::Checkpoint(checkpoint) => Some(checkpoint),
-            Model::Onnx(_) => None,
-        }
-    }
-
-    /// What `ride.toml` beside the model says about architecture and names.
-    pub fn model_table(&self) -> ModelTable {
-        self.description.as_ref().map_or_else(ModelTable::default, |(_, description)| description.model.clone())
-    }
-
     /// Whether images' normalisation can only be known from options or `ride.toml`.
     pub fn needs_normalisation(&self) -> bool {
         matches!(self.model, Model::Onnx(_))
@@ -104,6 +91,15 @@ impl Source {
         match &self.model {
             Model::Checkpoint(_) => "checkpoint",
             Model::Onnx(_) => "onnx",
+        }
+    }
+
+    /// The checkpoint as it was read and what `ride.toml` says about it; `None` for ONNX.
+    pub fn checkpoint(&self) -> Option<(&Checkpoint, ModelTable)> {
+        let table = self.description.as_ref().map(|(_, description)| description.model.clone());
+        match &self.model {
+            Model::Checkpoint(checkpoint) => Some((checkpoint, table.unwrap_or_default())),
+            Model::Onnx(_) => None,
         }
     }
 

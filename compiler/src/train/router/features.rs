@@ -77,7 +77,11 @@ impl Rows {
     pub(super) fn piece(&self, row: usize, router: usize) -> Piece<'_> {
         let Layout { features, .. } = self.layout;
         let piece = &self.data[row * self.layout.row() + router * self.layout.piece()..][..self.layout.piece()];
-        Piece { features: &piece[..features], logits: &piece[features..piece.len() - 1], target: piece[piece.len() - 1] }
+        Piece {
+            features: &piece[..features],
+            logits: &piece[features..piece.len() - 1],
+            target: piece[piece.len() - 1],
+        }
     }
 }
 

@@ -123,7 +123,11 @@ impl Settings {
         let experts = network.experts.len();
         ensure!(experts > 1, "the model has one expert, so there is nothing to route");
         ensure!(self.epochs > 0 && self.batch > 0 && self.views > 0, "epochs, batch and views must be 1 or more");
-        ensure!(self.rate.is_finite() && self.rate > 0.0, "the learning rate is {}; expected a positive number", self.rate);
+        ensure!(
+            self.rate.is_finite() && self.rate > 0.0,
+            "the learning rate is {}; expected a positive number",
+            self.rate
+        );
         for (name, value) in [("momentum", self.sgd.momentum), ("weight decay", self.sgd.weight_decay)] {
             ensure!((0.0..1.0).contains(&value), "the {name} is {value}; expected a number from 0 to below 1");
         }
@@ -156,14 +160,18 @@ pub fn train(network: &Network, data: &DataSet, settings: &Settings, event: OnEv
     data.check_classes(network.classes)?;
     let unrouted = Network { routing: crate::network::Routing::None, ..network.clone() };
     let executor = Executor::new(&unrouted)?;
-    let layout =
-        Layout { routers: network.experts.len() - 1, features: network.experts[0].head.features, top_k: settings.top_choices };
+    let layout = Layout {
+        routers: network.experts.len() - 1,
+        features: network.experts[0].head.features,
+        top_k: settings.top_choices,
+    };
     let draws = Draws::new(data.labels(), settings);
     let segments = draws.segments(settings.memory / (4 * layout.row()));
     let total = segments.iter().map(|segment| segment.distinct.len()).sum();
     let mut trainer = Trainer::new(layout, settings)?;
     for segment in &segments {
-        let rows = Rows::compute(&executor, data, settings, layout, &segment.distinct, &|| event(Event::Image { total }))?;
+        let rows =
+            Rows::compute(&executor, data, settings, layout, &segment.distinct, &|| event(Event::Image { total }))?;
         for step in &segment.steps {
             trainer.step(&rows, step)?;
             if let Some(epoch) = trainer.ended(step) {

@@ -47,14 +47,13 @@ pub struct Prepared {
 /// configuration cannot say, has fewer than two experts, or `order` is no order of them; otherwise as the importer.
 pub fn prepare(source: &Source, options: &ImportOptions, order: Option<&[usize]>) -> Result<Prepared> {
     let path = source.weights();
-    let Some(checkpoint) = source.checkpoint() else {
+    let Some((checkpoint, table)) = source.checkpoint() else {
         bail!(
             "{} is ONNX, whose experts cannot be written back with routers: train them from the checkpoint that it was exported \
              from, or let confidence decide (`build --router margin`, `ride-compile thresholds`)",
             path.display()
         );
     };
-    let table = source.model_table();
     ensure!(
         !table.separate && table.classifier.is_none(),
         "the ride.toml beside {} describes experts ([model] separate or classifier) that a config.json cannot, so there is no \
@@ -218,10 +217,9 @@ impl Prepared {
         config["optimizer"] = json!({ "type": "SGD", "args": optimizer });
         config["lr_scheduler"] = json!({ "type": "CosineAnnealingLR", "args": { "T_max": s.epochs, "eta_min": 0.0 } });
         config["loss"] = json!({ "type": "CrossEntropyLoss" });
-        for (section, key, value) in [
-            ("data_loader", "batch_size", json!(s.batch)),
-            ("data_loader", "balanced", json!(true)),
-        ] {
+        for (section, key, value) in
+            [("data_loader", "batch_size", json!(s.batch)), ("data_loader", "balanced", json!(true))]
+        {
             if config[section]["args"].is_object() {
                 config[section]["args"][key] = value;
             }

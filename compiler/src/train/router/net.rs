@@ -24,9 +24,9 @@ pub(super) struct RouterNet {
 /// What routers see of a batch, and what they should say.
 pub(super) struct Batch {
     /// Of each router, `[batch, features]`.
-    features: Vec<Tensor>,
+    pub(super) features: Vec<Tensor>,
     /// Of each router, `[batch, top_k]`.
-    logits: Vec<Tensor>,
+    pub(super) logits: Vec<Tensor>,
     /// Of each router, one for each image: 0 or 1.
     pub(super) targets: Vec<Vec<f32>>,
 }
