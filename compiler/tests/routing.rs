@@ -59,9 +59,7 @@ fn names(folder: &Path) -> Vec<String> {
 
 // ---- material ------------------------------------------------------------------------------------------------------
 
-fn model() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/models/ride-resnet32-cifar100lt")
-}
+const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/ride-resnet32-cifar100lt");
 
 fn npy(descr: &str, shape: &str, data: &[u8]) -> Vec<u8> {
     let mut header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({shape}), }}");
@@ -107,7 +105,7 @@ fn lab() -> &'static Lab {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("routing");
         fs::create_dir_all(&folder).unwrap();
         let lab = Lab { npz: folder.join("data.npz"), artifact: folder.join("model.ride") };
-        run(&["build", text(&model()), "-o", text(&lab.artifact)]);
+        run(&["build", MODEL, "-o", text(&lab.artifact)]);
         let file = ride_compiler::artifact_file::ArtifactFile::read(&lab.artifact).unwrap();
         let model = file.model().unwrap();
         let mut arena = ride_compiler::artifact_file::arena(model).unwrap();
@@ -124,7 +122,7 @@ fn lab() -> &'static Lab {
 
 /// The example model without its routers, as stage 1 leaves it.
 fn write_stage_1(folder: &Path) {
-    let mut checkpoint = checkpoint::load(&model()).unwrap();
+    let mut checkpoint = checkpoint::load(Path::new(MODEL)).unwrap();
     checkpoint.tensors.retain(|name, _| !name.starts_with("expert_help_pred"));
     write_safetensors(&folder.join("model.safetensors"), &checkpoint.tensors);
     let config = json!({
@@ -153,12 +151,12 @@ fn patched_artifacts_are_those_that_build_makes() {
     let file = |name: &str| folder.path().join(name);
     let (patched, built) = (file("patched.ride"), file("built.ride"));
     run(&["thresholds", text(&lab.artifact), "--set", "-1.25,2.5", "-o", text(&patched)]);
-    run(&["build", text(&model()), "--router-threshold", "-1.25,2.5", "-o", text(&built)]);
+    run(&["build", MODEL, "--router-threshold", "-1.25,2.5", "-o", text(&built)]);
     let bytes = fs::read(&patched).unwrap();
     assert_eq!(bytes, fs::read(&built).unwrap());
     assert_ne!(bytes, fs::read(&lab.artifact).unwrap());
     // It stays the model's artifact, and both sides of a verification use what it holds.
-    let verify = ["verify", text(&patched), "--model", text(&model()), "--data", text(&lab.npz)];
+    let verify = ["verify", text(&patched), "--model", MODEL, "--data", text(&lab.npz)];
     let report = run_json(&verify);
     assert!(report["agreement"]["route"].as_f64().unwrap() > 90.0, "{}", report["agreement"]);
     assert!(report["routers"][1].as_str().unwrap().contains("2.5"), "{}", report["routers"]);
@@ -193,7 +191,7 @@ fn the_chosen_point_is_what_the_artifact_does() {
     let ms = shares[0] + 2.0 * shares[1] + 4.0 * shares[2];
     assert!((number(chosen, "latency_ms") - ms).abs() < 1e-9);
     // The file does what was promised, on the runtime.
-    let verified = run_json(&["verify", text(&out), "--model", text(&model()), "--data", text(&lab.npz)]);
+    let verified = run_json(&["verify", text(&out), "--model", MODEL, "--data", text(&lab.npz)]);
     for key in ["top1", "many", "medium", "few", "mean_experts", "experts"] {
         assert_eq!(verified["int8"][key], chosen[key], "{key}");
     }
@@ -211,20 +209,20 @@ fn confidence_is_tuned_in_build() {
     let (lab, folder) = (lab(), TempDir::new().unwrap());
     for (criterion, limit) in [("margin", 1.5), ("entropy", 2.5), ("max-probability", 1.0)] {
         let out = folder.path().join(format!("{criterion}.ride"));
-        let args = ["build", text(&model()), "--router", criterion, "--choose-thresholds", text(&lab.npz)];
+        let args = ["build", MODEL, "--router", criterion, "--choose-thresholds", text(&lab.npz)];
         let limited = limit.to_string();
         let built = run_json(&[&args[..], &["--max-experts", &limited, "-o", text(&out)]].concat());
         let point = &built["operating_point"];
         assert!(point["mean_experts"].as_f64().unwrap() <= limit && point["thresholds"].as_array().unwrap().len() == 2);
         // The criterion has to be repeated, the thresholds are in the artifact.
-        let verify = ["verify", text(&out), "--model", text(&model()), "--data", text(&lab.npz)];
+        let verify = ["verify", text(&out), "--model", MODEL, "--data", text(&lab.npz)];
         let verified = run_json(&[&verify[..], &["--router", criterion]].concat());
         assert_eq!(verified["int8"]["mean_experts"], point["mean_experts"]);
         assert_eq!(verified["int8"]["top1"], point["top1"]);
     }
-    let error = fails(&["build", text(&model()), "--max-experts", "2", "-o", "x.ride"], 1);
+    let error = fails(&["build", MODEL, "--max-experts", "2", "-o", "x.ride"], 1);
     assert!(error.contains("--choose-thresholds"), "{error}");
-    let args = ["build", text(&model()), "--choose-thresholds", text(&lab.npz), "-o", "x.ride"];
+    let args = ["build", MODEL, "--choose-thresholds", text(&lab.npz), "-o", "x.ride"];
     assert!(fails(&args, 1).contains("--max-experts"));
     assert!(!Path::new("x.ride").exists());
 }
@@ -232,7 +230,7 @@ fn confidence_is_tuned_in_build() {
 #[test]
 fn float_models_have_fronts_and_orders() {
     let lab = lab();
-    let args = ["thresholds", text(&model()), "--data", text(&lab.npz)];
+    let args = ["thresholds", MODEL, "--data", text(&lab.npz)];
     let report = run_json(&[&args[..], &["--router", "margin", "--max-experts", "1.5"]].concat());
     assert_eq!(report["criteria"], json!(["margin", "margin"]));
     assert!(report["chosen"]["mean_experts"].as_f64().unwrap() <= 1.5);
@@ -252,12 +250,12 @@ fn thresholds_refuse_what_they_cannot_do() {
     let (lab, folder) = (lab(), TempDir::new().unwrap());
     let file = |name: &str| folder.path().join(name);
     let (plain, margin, before) = (file("plain.ride"), file("margin.ride"), fs::read(&lab.artifact).unwrap());
-    run(&["build", text(&model()), "--router", "none", "-o", text(&plain)]);
+    run(&["build", MODEL, "--router", "none", "-o", text(&plain)]);
     let router = ["--router", "max-probability", "--router-threshold", "0.5"];
-    run(&[&["build", text(&model()), "-o", text(&margin)][..], &router].concat());
+    run(&[&["build", MODEL, "-o", text(&margin)][..], &router].concat());
     let artifact = text(&lab.artifact);
     let data = ["--data", text(&lab.npz)];
-    let (plain, margin, model) = (text(&plain), text(&margin), model());
+    let (plain, margin) = (text(&plain), text(&margin));
     let none = file("none.ride");
     for (args, code, parts) in [
         (vec!["thresholds", plain, "--set", "1"], 1, &["no routers"][..]),
@@ -274,8 +272,8 @@ fn thresholds_refuse_what_they_cannot_do() {
         (vec!["thresholds", artifact, data[0], data[1], "-o", text(&none)], 1, &["--write"]),
         (vec!["thresholds", artifact, data[0], data[1], "--search-order"], 1, &["--search-order", "model"]),
         (vec!["thresholds", artifact, data[0], data[1], "--router", "margin"], 1, &["build it again"]),
-        (vec!["thresholds", text(&model), "--set", "1,1"], 1, &["--router-threshold", "ride.toml"]),
-        (vec!["thresholds", text(&model)], 1, &["--data"]),
+        (vec!["thresholds", MODEL, "--set", "1,1"], 1, &["--router-threshold", "ride.toml"]),
+        (vec!["thresholds", MODEL], 1, &["--data"]),
         (vec!["thresholds", "nowhere.ride", "--set", "1,1"], 1, &["nowhere.ride"]),
         (
             vec![
@@ -334,7 +332,7 @@ fn stage_1_gets_routers_that_everything_reads() {
     assert_eq!(after.config["optimizer"]["args"]["lr"], 0.001);
     // Threads make no difference, nor do routers that were there before.
     let again = folder.path().join("again");
-    let report = train(&model(), &again, "2", &[]);
+    let report = train(Path::new(MODEL), &again, "2", &[]);
     assert_eq!(report["retrained"], true);
     assert_eq!(checkpoint::load(&again).unwrap().tensors, after.tensors);
     // build, verify and thresholds need nothing else.
@@ -353,10 +351,11 @@ fn stage_1_gets_routers_that_everything_reads() {
 fn experts_can_be_reordered_and_dropped() {
     let (lab, folder) = (lab(), TempDir::new().unwrap());
     let out = folder.path().join("two");
-    let args = ["train-router", text(&model()), "--data", text(&lab.npz), "-o", text(&out), "--order", "2,0"];
+    let args = ["train-router", MODEL, "--data", text(&lab.npz), "-o", text(&out), "--order", "2,0"];
     let report = run_json(&[&args[..], &QUICK].concat());
     assert_eq!((&report["experts"], &report["epochs"][0]["routers"].as_array().unwrap().len()), (&json!(2), &1));
-    let (before, after) = (checkpoint::load(&model()).unwrap().tensors, checkpoint::load(&out).unwrap().tensors);
+    let (before, after) =
+        (checkpoint::load(Path::new(MODEL)).unwrap().tensors, checkpoint::load(&out).unwrap().tensors);
     for (place, expert) in [(0, 2), (1, 0)] {
         for name in ["linears.X.weight", "layer2s.X.0.conv1.weight", "layer3s.X.4.bn2.running_var"] {
             let named = |index: usize| name.replace('X', &index.to_string());

@@ -264,7 +264,7 @@ impl BuildArgs {
         let model = Model::parse(&aligned)?;
         let options = DataOptions { split: Split::Test, ..DataOptions::new(preprocess_of(model, None)) };
         let data = DataSet::open(path, &options)?;
-        let latency = self.limits.latency(model, Some(&self.target), self.clock)?;
+        let latency = self.limits.latency(model, Some(&self.target), self.clock, false)?;
         let ms = latency.as_ref().map(|(ms, _)| ms.as_slice());
         let chosen = super::thresholds::choose_for(model, &data, &self.limits, ms, ui)?;
         Ok((patch(model, &chosen.thresholds)?, Some(chosen)))

@@ -69,22 +69,30 @@ impl LimitArgs {
         Ok((!self.latency.is_empty()).then(|| self.latency.clone()))
     }
 
-    /// Milliseconds of 1, 2, ... experts, and where they come from: measured, or by the target's model.
+    /// Milliseconds of 1, 2, ... experts, and where they come from: measured, or by the target's model. Without either there
+    /// are none, which is an error if the target's are `asked` for.
     pub(crate) fn latency(
         &self,
         model: Model<'_>,
         target: Option<&str>,
         clock: Option<u64>,
+        asked: bool,
     ) -> Result<Option<(Vec<f64>, String)>> {
         if let Some(measured) = self.measured(model.experts())? {
             return Ok(Some((measured, "(as passed with --latency)\n".to_owned())));
         }
         // An artifact may be for a target of the user's own, whose data file is not at hand.
-        let target = match target {
+        let found = match target {
             Some(name) => Some(ride_targets::find(name)?),
             None => ride_targets::find(model.target()).ok(),
         };
-        let estimate = target.and_then(|target| Estimate::of(model, &target, clock));
+        let estimate = found.and_then(|target| Estimate::of(model, &target, clock));
+        ensure!(
+            estimate.is_some() || !asked,
+            "the latency of {} cannot be estimated: its data file has no latency model, or no clock is known (--clock states \
+             one); pass measured times with --latency",
+            target.unwrap_or(model.target())
+        );
         Ok(estimate.map(|estimate| (estimate.latency_ms.clone(), super::budget::basis(&estimate))))
     }
 }

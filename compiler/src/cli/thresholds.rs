@@ -105,8 +105,8 @@ struct Summary<'s> {
     objective: Objective,
     /// Whether the front holds every point there is.
     exact: bool,
-    /// The thresholds as they are.
-    current: Point,
+    /// The thresholds as they are, where there are any.
+    current: Option<Point>,
     /// A fixed number of experts, 1 first.
     fixed: Vec<Point>,
     front: Vec<Point>,
@@ -161,13 +161,13 @@ fn of_artifact(args: &ThresholdsArgs, ui: &mut Ui) -> Result<()> {
         Some(file) => inputs::counts_of(file, model.classes())?,
         None => Vec::new(),
     };
-    let latency = args.limits.latency(model, args.target.as_deref(), args.clock)?;
+    let latency = args.limits.latency(model, args.target.as_deref(), args.clock, args.target.is_some())?;
     let bar = ui.progress("running");
     let limit = args.limit.map(|limit| limit as usize);
     let observations = thresholds::of_artifact(model, &data, limit, &given, &|total| bar.step(total))?;
     drop(bar);
     let current = thresholds_of(model);
-    let mut study = Study::new(args, &observations, &current, latency, ui)?;
+    let mut study = Study::new(args, &observations, Some(&current), latency, ui)?;
     if args.write {
         study.check_choice(&args.limits.limits(), path)?;
         let chosen =
@@ -254,7 +254,9 @@ fn of_model(args: &ThresholdsArgs, ui: &mut Ui) -> Result<()> {
     drop(bar);
     let measured = args.limits.measured(network.experts.len())?;
     let latency = measured.map(|ms| (ms, "(as passed with --latency)\n".to_owned()));
-    let study = Study::new(args, &observations, &network.routing.thresholds(), latency, ui)?;
+    let current = network.routing.thresholds();
+    let current = (criterion.is_none() || !args.rules.thresholds().is_empty()).then_some(current.as_slice());
+    let study = Study::new(args, &observations, current, latency, ui)?;
     study.finish(args, &observations, orders, ui)
 }
 
@@ -275,7 +277,7 @@ fn search(
 
 /// The front and the choice.
 struct Study {
-    current: Point,
+    current: Option<Point>,
     fixed: Vec<Point>,
     front: Vec<Point>,
     chosen: Option<Point>,
@@ -288,7 +290,7 @@ impl Study {
     fn new(
         args: &ThresholdsArgs,
         observations: &Observations,
-        current: &[f32],
+        current: Option<&[f32]>,
         latency: Option<(Vec<f64>, String)>,
         ui: &mut Ui,
     ) -> Result<Self> {
@@ -304,7 +306,7 @@ impl Study {
         let all = fixed.last().context("a model has experts")?;
         let chosen = limits.choose(&points, all, objective).cloned();
         let held_out = chosen.as_ref().and_then(|_| held_out(observations, &limits, objective, ms));
-        let current = observations.evaluate(current, ms);
+        let current = current.map(|current| observations.evaluate(current, ms));
         Ok(Self { current, fixed, front: points, chosen, held_out, latency, written: Vec::new() })
     }
 
@@ -419,7 +421,7 @@ fn list(thresholds: &[f32]) -> String {
 
 fn text(s: &Summary<'_>) -> String {
     let mut out = format!("{} images of {}; routers: {}\n", s.images, s.data, s.criteria.join(", "));
-    let timed = s.current.latency_ms.is_some();
+    let timed = s.front.iter().any(|point| point.latency_ms.is_some());
     let mut titles = vec!["", "experts", "top-1 %", "many", "medium", "few", "class mean"];
     titles.extend(timed.then_some("ms"));
     titles.push("thresholds");
@@ -428,7 +430,9 @@ fn text(s: &Summary<'_>) -> String {
         let plural = if n == 0 { "expert" } else { "experts" };
         table.row_of(cells(&format!("always {} {plural}", n + 1), point, timed, "-"));
     }
-    table.row_of(cells("as it is", &s.current, timed, &list(&s.current.thresholds)));
+    if let Some(current) = &s.current {
+        table.row_of(cells("as it is", current, timed, &list(&current.thresholds)));
+    }
     let shown = s.front.len().min(ROWS);
     for n in 0..shown {
         let point = &s.front[if shown > 1 { n * (s.front.len() - 1) / (shown - 1) } else { 0 }];

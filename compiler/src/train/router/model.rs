@@ -244,8 +244,8 @@ fn serialize<'t>(tensors: impl Iterator<Item = (&'t String, &'t Tensor)>) -> Res
     Ok(safetensors::serialize(views, None)?)
 }
 
-/// Checks that a checkpoint can be written to a folder before the work is done: one that does not exist, is empty, or holds what
-/// this verb wrote before.
+/// Checks that a checkpoint can be written to a folder before the work is done: one that does not exist, is empty, or holds an
+/// older result. A `ride.toml` is in the way, because it may say something of the user's own.
 ///
 /// # Errors
 /// Names what is in the way.
@@ -266,13 +266,12 @@ pub fn check_output(folder: &Path, model: &Path) -> Result<()> {
         "{} holds the model itself, whose config.json would be replaced; write to another folder",
         folder.display()
     );
-    let known = [WEIGHTS, CONFIG, FILE].into_iter().chain(COMPANIONS);
-    let known: Vec<&str> = known.collect();
+    let known: Vec<&str> = [WEIGHTS, CONFIG].into_iter().chain(COMPANIONS).collect();
     for entry in fs::read_dir(folder).with_context(|| format!("cannot list the folder {}", folder.display()))? {
         let name = entry?.file_name();
         ensure!(
             name.to_str().is_some_and(|name| known.contains(&name) || name.starts_with('.')),
-            "{} holds {}, so a checkpoint in it might be taken for another; write to a folder of its own",
+            "{} holds {}, which a new checkpoint must not be mixed up with; write to a folder of its own",
             folder.display(),
             Path::new(&name).display()
         );
