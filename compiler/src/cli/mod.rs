@@ -6,6 +6,7 @@ mod build;
 mod calibrate;
 mod completions;
 mod devices;
+mod distill;
 mod exit;
 mod inputs;
 mod inspect;
@@ -71,6 +72,7 @@ enum Verb {
     Thresholds(Box<thresholds::ThresholdsArgs>),
     TrainRouter(Box<train_router::TrainRouterArgs>),
     Bench(bench::BenchArgs),
+    Distill(Box<distill::DistillArgs>),
     Targets(targets::TargetsArgs),
     Completions(completions::CompletionsArgs),
 }
@@ -115,6 +117,7 @@ fn dispatch(cli: Cli) -> Result<()> {
         Verb::Thresholds(args) => thresholds::run(&args, &mut ui),
         Verb::TrainRouter(args) => train_router::run(&args, &mut ui),
         Verb::Bench(args) => bench::run(&args, &mut ui),
+        Verb::Distill(args) => distill::run(&args, &mut ui),
         Verb::Targets(args) => targets::run(&args, &mut ui),
         Verb::Completions(args) => completions::run(&args, &mut ui),
     }

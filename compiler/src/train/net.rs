@@ -1,11 +1,15 @@
 //! A network that can be trained.
 
 use std::collections::BTreeMap;
+use std::sync::Mutex;
 
 use anyhow::{Context, Result, ensure};
-use candle_core::{Device, Tensor};
+use candle_core::backprop::GradStore;
+use candle_core::{Device, Tensor, Var};
 
+use super::engine::Engine;
 use super::ops::plain;
+use super::ops::simd::Level;
 use super::params::{Loaded, Named, Params};
 use super::plan::{HeadKind, Plan};
 use crate::checkpoint;
@@ -57,10 +61,16 @@ pub struct Step {
 }
 
 /// A plan with parameters.
+///
+/// On CPUs it computes with loops made for training ([`super::engine`]), elsewhere with candle's own operations.
 #[derive(Debug)]
 pub struct Net {
     plan: Plan,
     params: Params,
+    /// With what vectors it computes; `None` is candle's operations.
+    level: Option<Level>,
+    /// Memory of the last size of image.
+    engine: Mutex<Option<Engine>>,
 }
 
 impl Net {
@@ -70,7 +80,20 @@ impl Net {
     /// If the device has no memory for it.
     pub fn new(plan: Plan, device: &Device, seed: u64) -> Result<Self> {
         let params = Params::new(&plan, device, seed)?;
-        Ok(Self { plan, params })
+        let level = device.is_cpu().then(Level::best);
+        Ok(Self { plan, params, level, engine: Mutex::new(None) })
+    }
+
+    /// Computes with candle's own operations from now on, as on other devices than CPUs: slower there.
+    pub fn use_plain_ops(&mut self) {
+        self.level = None;
+    }
+
+    /// Computes with other vectors.
+    #[cfg(test)]
+    pub(super) fn use_level(&mut self, level: Level) {
+        self.level = Some(level);
+        self.engine = Mutex::new(None);
     }
 
     /// Its layers.
@@ -129,7 +152,10 @@ impl Net {
     /// # Errors
     /// If the images do not fit the network or the device fails.
     pub fn evaluate(&self, images: &Tensor) -> Result<Outputs> {
-        let outputs = self.plain(images, Mode::Eval)?;
+        let outputs = match self.level {
+            Some(level) => self.heads(self.features(images, level, Mode::Eval)?)?,
+            None => self.plain(images, Mode::Eval)?,
+        };
         Ok(outputs.detach())
     }
 
@@ -139,15 +165,63 @@ impl Net {
     /// # Errors
     /// If the images do not fit the network, `loss` fails or the device does.
     pub fn step(&mut self, images: &Tensor, loss: impl FnOnce(&Outputs) -> Result<Tensor>) -> Result<Step> {
-        let outputs = self.plain(images, Mode::Train)?;
+        let Some(level) = self.level else { return self.plain_step(images, loss) };
+        let features = self.features(images, level, Mode::Train)?;
+        // The features are leaves: from there on, the engine continues.
+        let leaves = features.iter().map(Var::from_tensor).collect::<candle_core::Result<Vec<_>>>()?;
+        let outputs = self.heads(leaves.iter().map(|leaf| leaf.as_tensor().clone()).collect())?;
         let loss = loss(&outputs)?;
         let store = loss.backward()?;
+        let mut gradients = self.gradients_in(&store)?;
+        let of_leaf = |leaf: &Var| -> Result<Vec<f32>> {
+            Ok(match store.get(leaf) {
+                Some(gradient) => gradient.flatten_all()?.to_vec1()?,
+                None => vec![0.0; leaf.elem_count()],
+            })
+        };
+        let of_features = leaves.iter().map(of_leaf).collect::<Result<Vec<_>>>()?;
+        let mut engine = self.engine.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let engine = engine.as_mut().context("the forward pass has left no memory")?;
+        for (name, gradient) in engine.backward(&of_features) {
+            let position = self.params.position(&name)?;
+            let dims = self.parameters()[position].var.dims().to_vec();
+            gradients[position] = Tensor::from_vec(gradient, dims, self.device())?;
+        }
+        Ok(Step { loss: loss.to_scalar::<f32>()?, outputs: outputs.detach(), gradients })
+    }
+
+    /// Features of each expert, by the engine.
+    fn features(&self, images: &Tensor, level: Level, mode: Mode) -> Result<Vec<Tensor>> {
+        let (count, height, width, channels) = images.dims4().context("images must have four dimensions")?;
+        ensure!(channels == 3, "images have {channels} channels; expected [N, H, W, 3]");
+        let pixels = images.flatten_all()?.to_vec1::<f32>()?;
+        let mut engine = self.engine.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if !engine.as_ref().is_some_and(|engine| engine.fits([height, width])) {
+            *engine = Some(Engine::new(&self.plan, [height, width], level)?);
+        }
+        let engine = engine.as_mut().context("there is an engine")?;
+        let features = engine.forward(&pixels, &self.params, mode)?;
+        let tensor = |feature: Vec<f32>| {
+            let length = feature.len() / count.max(1);
+            Ok(Tensor::from_vec(feature, (count, length), self.device())?)
+        };
+        features.into_iter().map(tensor).collect()
+    }
+
+    fn plain_step(&self, images: &Tensor, loss: impl FnOnce(&Outputs) -> Result<Tensor>) -> Result<Step> {
+        let outputs = self.plain(images, Mode::Train)?;
+        let loss = loss(&outputs)?;
+        let gradients = self.gradients_in(&loss.backward()?)?;
+        Ok(Step { loss: loss.to_scalar::<f32>()?, outputs: outputs.detach(), gradients })
+    }
+
+    /// Gradients of all parameters, zeros where the loss does not depend on them.
+    fn gradients_in(&self, store: &GradStore) -> Result<Vec<Tensor>> {
         let gradient = |named: &Named| match store.get(&named.var) {
             Some(gradient) => Ok(gradient.clone()),
             None => named.var.zeros_like(),
         };
-        let gradients = self.parameters().iter().map(gradient).collect::<candle_core::Result<_>>()?;
-        Ok(Step { loss: loss.to_scalar::<f32>()?, outputs: outputs.detach(), gradients })
+        Ok(self.parameters().iter().map(gradient).collect::<candle_core::Result<_>>()?)
     }
 
     /// All in candle's own operations.

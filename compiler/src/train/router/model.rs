@@ -6,11 +6,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use ride_calibrate::atomic_file;
-use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
 
 use super::{Settings, Trained};
-use crate::checkpoint::{Checkpoint, Tensor};
+use crate::checkpoint::{Checkpoint, Tensor, safetensors};
 use crate::description::{CombinerKind, FILE, ModelTable};
 use crate::import::{self, ImportOptions, Imported};
 use crate::source::Source;
@@ -191,7 +190,9 @@ impl Prepared {
         }
         files.extend(self.preprocess.as_ref().map(|text| (FILE, text.clone().into_bytes())));
         // The weights come last: without them a folder is no checkpoint.
-        files.push((WEIGHTS, serialize(self.tensors.iter().chain(&trained.tensors))?));
+        let mut tensors = self.tensors.clone();
+        tensors.extend(trained.tensors.clone());
+        files.push((WEIGHTS, safetensors::encode(&tensors, None)?));
         let mut written = Vec::new();
         for (name, bytes) in files {
             let path = folder.join(name);
@@ -232,16 +233,6 @@ impl Prepared {
         bytes.push(b'\n');
         Ok(bytes)
     }
-}
-
-fn serialize<'t>(tensors: impl Iterator<Item = (&'t String, &'t Tensor)>) -> Result<Vec<u8>> {
-    let bytes = |tensor: &Tensor| tensor.data.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
-    let owned: Vec<(&String, &Tensor, Vec<u8>)> = tensors.map(|(name, tensor)| (name, tensor, bytes(tensor))).collect();
-    let views = owned
-        .iter()
-        .map(|(name, tensor, bytes)| Ok((name.as_str(), TensorView::new(Dtype::F32, tensor.shape.clone(), bytes)?)))
-        .collect::<Result<Vec<_>>>()?;
-    Ok(safetensors::serialize(views, None)?)
 }
 
 /// Checks that a checkpoint can be written to a folder before the work is done: one that does not exist, is empty, or holds an
