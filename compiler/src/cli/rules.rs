@@ -17,11 +17,11 @@ pub(crate) struct RulesArgs {
     #[arg(long, value_name = "CRITERION")]
     router: Option<RouterName>,
     /// Threshold of the routers, in units of the criterion: one for all or one for each
-    #[arg(long, value_name = "T,T,...", value_delimiter = ',', allow_negative_numbers = true)]
+    #[arg(long, value_name = "T,T,...", value_delimiter = ',', allow_hyphen_values = true)]
     router_threshold: Vec<f32>,
     /// Add -TAU * ln(class frequency in training) to the logits of experts that were trained with plain cross-entropy: one
     /// for all or one for each
-    #[arg(long, value_name = "TAU,...", value_delimiter = ',', allow_negative_numbers = true)]
+    #[arg(long, value_name = "TAU,...", value_delimiter = ',', allow_hyphen_values = true)]
     logit_adjustment: Vec<f64>,
 }
 

@@ -69,7 +69,7 @@ pub(crate) struct ThresholdsArgs {
         long,
         value_name = "T,T,...",
         value_delimiter = ',',
-        allow_negative_numbers = true,
+        allow_hyphen_values = true,
         conflicts_with = "data",
         help_heading = "Writing"
     )]

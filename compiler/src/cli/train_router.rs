@@ -59,16 +59,16 @@ struct RecipeArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     batch: Option<u32>,
     /// The first epoch's learning rate; it falls by half a cosine [authors: 0.01]
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
     lr: Option<f64>,
     /// Share of every weight that is added to its gradient [authors: 0.0005]
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
     weight_decay: Option<f64>,
     /// Share of the last step's direction that is kept [authors: 0.9]
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
     momentum: Option<f64>,
     /// Weight of images for which the next expert is worth running: more of it, more experts [authors: 100]
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pos_weight: Option<f64>,
     /// Sorted logits that a router sees [authors: 30 of 100 classes, 50 of more]
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
