@@ -17,4 +17,6 @@ pub mod onnx;
 pub mod reference;
 pub mod rules;
 pub mod source;
+pub mod thresholds;
+pub mod train;
 pub mod verify;

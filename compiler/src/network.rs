@@ -211,6 +211,15 @@ impl Routing {
             Routing::Confidence(rules) => rules.len(),
         }
     }
+
+    /// Threshold of each router.
+    pub fn thresholds(&self) -> Vec<f32> {
+        match self {
+            Routing::None => Vec::new(),
+            Routing::Assignment(routers) => routers.iter().map(|router| router.threshold).collect(),
+            Routing::Confidence(rules) => rules.iter().map(|rule| rule.threshold).collect(),
+        }
+    }
 }
 
 impl Op {

@@ -111,7 +111,7 @@ pub fn check_same_model(model: Model<'_>, network: &Network) -> Result<()> {
         model.fingerprint() == found,
         "the artifact was not built from this model: it carries the fingerprint {} of a {} with {} experts, the model \
          is a {} with {} experts and fingerprint {found}; build the artifact again, name the right model, or repeat the \
-         options and the ride.toml that it was built with (--combiner, --router, --router-threshold, --logit-adjustment)",
+         options and the ride.toml that it was built with (--combiner, --router, --logit-adjustment)",
         model.fingerprint(),
         model.arch(),
         model.experts(),
@@ -140,7 +140,7 @@ pub fn class_counts(model: Model<'_>, given: &[u32]) -> Result<Option<Vec<u32>>>
 }
 
 /// Indices of the images to verify.
-fn choose(data: &DataSet, limit: Option<usize>) -> Result<Vec<usize>> {
+pub(crate) fn choose(data: &DataSet, limit: Option<usize>) -> Result<Vec<usize>> {
     let count = limit.unwrap_or(data.len()).min(data.len());
     ensure!(count > 0, "no images are left to verify; the limit must be at least 1");
     let spread = data.format() == Format::Folder;

@@ -56,8 +56,9 @@ pub(super) fn artifact(request: &Request<'_>, program: &Program<'_>, quants: &[Q
     assemble(&golden_section(&draft)?)
 }
 
-/// Runs synthetic images on the finished program and keeps a few for each number of experts.
-fn golden_section(draft: &[u8]) -> Result<Vec<u8>> {
+/// Runs synthetic images on the finished program and keeps a few for each number of experts. What vectors a draft already
+/// has plays no part.
+pub(crate) fn golden_section(draft: &[u8]) -> Result<Vec<u8>> {
     let draft = AlignedBytes::copy_of(draft);
     let model =
         Model::parse(&draft).map_err(|e| anyhow!("the compiler wrote an artifact that the runtime refuses: {e}"))?;

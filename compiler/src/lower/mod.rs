@@ -19,6 +19,8 @@ use ride_targets::Target;
 
 use crate::network::Network;
 
+pub(crate) use emit::golden_section;
+
 /// What travels with the network into the artifact.
 #[derive(Clone, Debug, Default)]
 pub struct ClassInfo {
