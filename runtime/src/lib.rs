@@ -36,6 +36,8 @@ pub mod format;
 pub mod golden;
 pub mod kernels;
 mod lifetimes;
+#[cfg(feature = "std")]
+pub mod memory;
 pub mod model;
 pub mod op;
 pub mod oracle;
