@@ -5,6 +5,7 @@ use super::params::{Channels, fill_channels};
 use super::plan::{Geometry, Plan, Taste, next_kind, pick};
 use super::ring::{Ring, Rows};
 use super::simd::Simd;
+use super::store::is_limited;
 use super::tile::{FETCHED, Kind, MAX_KERNEL, Row, Tile};
 use crate::kernels::k8n16::STEP;
 use crate::kernels::{ConvCall, Params, k8n16, params_len, scalar};
@@ -176,6 +177,7 @@ unsafe fn run_checked<S: Simd>(call: &mut ConvCall<'_>, parts: &k8n16::Parts, ri
         accumulate: conv.accumulate,
         raw: conv.raw,
         limits: conv.limits,
+        limited: is_limited(conv),
     };
     // SAFETY: the instruction set is there, and all slices have been checked against the shape.
     unsafe {

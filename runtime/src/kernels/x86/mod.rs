@@ -18,6 +18,7 @@ mod avx512;
 mod conv;
 mod dense;
 mod grouped;
+mod max_pool;
 mod params;
 mod plan;
 mod ring;

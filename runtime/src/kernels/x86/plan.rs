@@ -5,6 +5,7 @@ use super::simd::Simd;
 use super::tile::{Kind, Place, Width};
 use crate::kernels::k8n16;
 use crate::op::ConvShape;
+use core::mem::MaybeUninit;
 use core::ptr;
 
 /// What places depend on.
@@ -26,14 +27,14 @@ pub(super) struct Plan {
     kind: *const Kind,
     from: usize,
     to: usize,
-    places: [Place; 20],
+    /// `count` of them have been written.
+    places: [MaybeUninit<Place>; 20],
     count: usize,
 }
 
 impl Plan {
     pub(super) fn new() -> Self {
-        let nowhere = Place { run: |_| (), start: 0, steps: [0; 3], at: 0, pixels: 0 };
-        Plan { kind: ptr::null(), from: 0, to: 0, places: [nowhere; 20], count: 0 }
+        Plan { kind: ptr::null(), from: 0, to: 0, places: [const { MaybeUninit::uninit() }; 20], count: 0 }
     }
 
     /// Tiles of a row from column `from` on, and where they end.
@@ -47,7 +48,9 @@ impl Plan {
         if !(self.from == from && self.count > 0 && ptr::eq(self.kind, kind)) {
             self.fill(&geometry(), kind, from);
         }
-        (&self.places[..self.count], self.to)
+        let places: *const [MaybeUninit<Place>] = &self.places[..self.count];
+        // SAFETY: `fill` has written so many, and they have the layout of `Place`.
+        (unsafe { &*(places as *const [Place]) }, self.to)
     }
 
     #[cold]
@@ -59,7 +62,7 @@ impl Plan {
                 return;
             }
             let width = pick(kind.widths, left);
-            *place = Place {
+            let place = place.write(Place {
                 run: width.run,
                 start: self.to * row.distance,
                 steps: if row.skip_columns && width.pixels <= left {
@@ -69,7 +72,7 @@ impl Plan {
                 },
                 at: self.to * row.out_pixel,
                 pixels: width.pixels.min(left),
-            };
+            });
             self.to += place.pixels;
             self.count += 1;
         }
