@@ -7,13 +7,13 @@ use core::arch::x86_64::*;
 /// Outputs of a register pair.
 const LANES: usize = 16;
 /// Pairs of features whose rows of weights are read side by side where weights come from afar.
-const ROWS: usize = 4;
+const ROWS: usize = 8;
 /// Bytes of weights from which on they are read in the order of their addresses, as memory likes it, and sums wait in
 /// the output meanwhile.
 const STREAM: usize = 256 << 10;
 
-/// Bytes of weights that are fetched ahead then.
-const AHEAD: usize = 24 << 10;
+/// Bytes of weights that are fetched ahead then, into the second cache, which takes more requests at a time than the first.
+const AHEAD: usize = 64 << 10;
 
 /// Runs a dense layer on packed weights.
 ///
@@ -70,8 +70,9 @@ unsafe fn stream(call: &mut DenseCall<'_>, pairs: usize, row: usize, inverse_nor
         let ahead = rows[0].0.wrapping_add(AHEAD);
         for first in (0..whole).step_by(LANES) {
             // As many cache lines as are read here. A hint that faults nowhere, beyond the weights' end neither.
-            _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(2 * ROWS * first).cast());
-            _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(2 * ROWS * first + 64).cast());
+            for line in 0..2 * ROWS * LANES / 64 {
+                _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(2 * ROWS * first + 64 * line).cast());
+            }
             // SAFETY: 16 outputs from `first` on have 64 bytes in `out`, and 32 in each row.
             unsafe {
                 let at = sums.add(4 * first).cast::<__m256i>();
