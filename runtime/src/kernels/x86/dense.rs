@@ -7,13 +7,13 @@ use core::arch::x86_64::*;
 /// Outputs of a register pair.
 const LANES: usize = 16;
 /// Pairs of features whose rows of weights are read side by side where weights come from afar.
-const ROWS: usize = 8;
+const ROWS: usize = 4;
 /// Bytes of weights from which on they are read in the order of their addresses, as memory likes it, and sums wait in
 /// the output meanwhile.
 const STREAM: usize = 256 << 10;
 
 /// Bytes of weights that are fetched ahead then, into the second cache, which takes more requests at a time than the first.
-const AHEAD: usize = 64 << 10;
+const AHEAD: usize = 32 << 10;
 
 /// Runs a dense layer on packed weights.
 ///

@@ -125,6 +125,14 @@ pub(super) fn pick(widths: &'static [Width], left: usize) -> &'static Width {
     exact.or_else(|| widths.iter().find(good)).or_else(|| widths.iter().find(|w| w.pixels <= left)).unwrap_or(least)
 }
 
+/// Whether the tiles that [`pick`] chooses, one after the other, end exactly where a row of `pixels` does.
+pub(super) fn picks_fill(widths: &[Width], pixels: usize) -> bool {
+    // It takes the widest one until few pixels are left, and those exactly if that is possible at all.
+    let widest = widths[0].pixels;
+    let first = pixels.saturating_sub(4 * widest).div_ceil(widest);
+    fills(widths, pixels - first * widest)
+}
+
 /// Whether tiles can fill `pixels` exactly.
 fn fills(widths: &[Width], pixels: usize) -> bool {
     if widths.iter().any(|w| pixels.is_multiple_of(w.pixels)) {
@@ -141,4 +149,36 @@ fn fills(widths: &[Width], pixels: usize) -> bool {
         }
     }
     filled >> pixels & 1 > 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn width(pixels: usize) -> Width {
+        Width { pixels, run: |_| () }
+    }
+
+    #[test]
+    fn rows_are_filled_as_tiles_are_picked() {
+        const SETS: [&[Width]; 5] = [
+            &[width(8), width(7), width(4)],
+            &[width(6), width(5), width(4), width(3)],
+            &[width(16), width(8), width(7), width(4)],
+            &[width(6), width(4)],
+            &[width(5)],
+        ];
+        for (set, widths) in SETS.into_iter().enumerate() {
+            let mut filled = 0;
+            for pixels in 1..300 {
+                let mut left = pixels;
+                while let Some(rest) = left.checked_sub(pick(widths, left).pixels).filter(|_| left > 0) {
+                    left = rest;
+                }
+                assert_eq!(picks_fill(widths, pixels), left == 0, "{pixels} pixels, set {set}");
+                filled += usize::from(left == 0);
+            }
+            assert!(filled > 50 && filled < 299, "set {set}: {filled}");
+        }
+    }
 }
