@@ -4,7 +4,7 @@
 use super::params::Channels;
 use super::simd::Simd;
 use super::tile::{self, Kind, Tile, Width};
-use super::{conv, dense, depthwise, grouped, shortcut};
+use super::{conv, dense, depthwise, grouped, max_pool, shortcut};
 use crate::kernels::{Backend, ConvCall, ConvKernel, Isa, MaxPoolCall, PoolCall, ShortcutCall, scalar};
 use crate::op::Layout;
 use core::arch::x86_64::*;
@@ -116,7 +116,7 @@ unsafe fn run_shortcut(call: &mut ShortcutCall<'_>) {
 
 #[target_feature(enable = "avx2")]
 unsafe fn run_max_pool(call: &mut MaxPoolCall<'_>) {
-    scalar::max_pool::body(call);
+    max_pool::run(call);
 }
 
 #[target_feature(enable = "avx2")]
@@ -648,6 +648,16 @@ impl<D: Dot> Simd for Wide256<D> {
                 _mm256_srli_epi16::<7>(_mm256_unpackhi_epi8(zero, bytes)),
             ]
         }
+    }
+
+    #[inline(always)]
+    unsafe fn raise(v: __m256i, min: __m256i) -> __m256i {
+        unsafe { _mm256_max_epi16(v, min) }
+    }
+
+    #[inline(always)]
+    unsafe fn bytes([a, b]: [__m256i; 2]) -> __m256i {
+        unsafe { _mm256_packus_epi16(a, b) }
     }
 
     #[inline(always)]

@@ -1,9 +1,10 @@
 //! Drives the microkernel over a layer: prepares parameters, fills the row ring, picks tiles.
 
 use super::params::{Channels, fill_channels};
-use super::plan::{Geometry, Plan, Taste, next_kind, pick};
+use super::plan::{Geometry, Plan, Taste, next_kind, picks_fill};
 use super::ring::{Ring, Rows};
 use super::simd::Simd;
+use super::store::is_limited;
 use super::tile::{FETCHED, Kind, MAX_KERNEL, Row, Tile};
 use super::{depthwise, grouped};
 use crate::kernels::k8n16::STEP;
@@ -183,6 +184,7 @@ unsafe fn run_checked<S: Simd>(call: &mut ConvCall<'_>, parts: &k8n16::Parts, ri
         accumulate: conv.accumulate,
         raw: conv.raw,
         limits: conv.limits,
+        limited: is_limited(conv),
     };
     // SAFETY: the instruction set is there, and all slices have been checked against the shape.
     unsafe {
@@ -242,16 +244,13 @@ fn reads_in_place<S: Simd>(shape: &ConvShape, border: [u8; 4]) -> bool {
 
 /// Whether tiles for all blocks of channels end where a row of `pixels` does.
 fn tiles_fit<S: Simd>(blocks: k8n16::Blocks, taste: Taste, pixels: usize) -> bool {
-    let mut done = 0;
+    let (mut done, mut seen) = (0, ptr::null());
     while let Some(kind) = next_kind::<S>(blocks, done, taste) {
-        let mut left = pixels;
-        while left > 0 {
-            match left.checked_sub(pick(kind.widths, left).pixels) {
-                Some(rest) => left = rest,
-                None => return false,
-            }
+        // Most blocks have the kind of those before them.
+        if !ptr::eq(seen, kind) && !picks_fill(kind.widths, pixels) {
+            return false;
         }
-        done += kind.blocks;
+        (done, seen) = (done + kind.blocks, ptr::from_ref(kind));
         if kind.tail {
             break;
         }

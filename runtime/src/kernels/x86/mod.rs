@@ -20,6 +20,7 @@ mod conv;
 mod dense;
 mod depthwise;
 mod grouped;
+mod max_pool;
 mod params;
 mod plan;
 mod ring;

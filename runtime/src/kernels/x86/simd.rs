@@ -83,12 +83,16 @@ pub(super) trait Simd: 'static {
     unsafe fn add(a: Self::Lanes, b: Self::Lanes) -> Self::Lanes;
     /// Words limited to `min..=max`.
     unsafe fn clamp(v: Self::Lanes, min: Self::Lanes, max: Self::Lanes) -> Self::Lanes;
+    /// Words of at least `min`.
+    unsafe fn raise(v: Self::Lanes, min: Self::Lanes) -> Self::Lanes;
     /// Words halved, half up.
     unsafe fn halve(words: Self::Lanes) -> Self::Lanes;
     /// Signed words of the low and of the high eight bytes of each lane; those of `hi` are moved by +128.
     unsafe fn join(hi: Self::Lanes, lo: Self::Lanes) -> [Self::Lanes; 2];
     /// The low and the high eight bytes of each lane as words, doubled.
     unsafe fn doubled(bytes: Self::Lanes) -> [Self::Lanes; 2];
+    /// Words saturated to unsigned bytes: low and high eight bytes of each lane.
+    unsafe fn bytes(words: [Self::Lanes; 2]) -> Self::Lanes;
     /// Words saturated to unsigned bytes and limited to `min..=max`: low and high eight bytes of each lane.
     unsafe fn narrow(words: [Self::Lanes; 2], min: u8, max: u8) -> Self::Lanes;
     /// High and low bytes of words: what [`Simd::join`] undoes.
