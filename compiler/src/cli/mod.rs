@@ -10,6 +10,7 @@ mod exit;
 mod inputs;
 mod inspect;
 mod interrupt;
+mod refine;
 mod rules;
 mod run;
 mod table;
