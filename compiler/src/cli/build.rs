@@ -12,7 +12,7 @@ use ride_compiler::budget::{self, Budget, Estimate, Line};
 use ride_compiler::import::Imported;
 use ride_compiler::lower::{self, Request};
 use ride_compiler::memory::AlignedBytes;
-use ride_compiler::refine::{Refined, Report};
+use ride_compiler::refine::Report;
 use ride_compiler::{artifact_file, calibration, emit, inspect};
 use ride_runtime::Model;
 use serde::Serialize;
@@ -172,11 +172,10 @@ pub(crate) fn run(args: &BuildArgs, ui: &mut Ui) -> Result<()> {
         resize_short: imported.preprocess.resize_short,
         fingerprint: &calibration::fingerprint(network),
     };
-    let (rounding, refinement) = match args.refine.run(&request, data.as_ref(), &args.settings, ui)? {
-        Some(Refined { rounding, report }) => (rounding, Some(report)),
-        None => Default::default(),
+    let (bytes, refinement) = match args.refine.run(&request, data.as_ref(), &args.settings, ui)? {
+        Some(refined) => (refined.compile(&request)?, Some(refined.report)),
+        None => (lower::compile(&request)?, None),
     };
-    let bytes = lower::compile_rounded(&request, &rounding)?;
     let golden_vectors = artifact_file::self_test(&bytes).map_err(|error| {
         Failed(format!("the finished artifact fails its self-test, nothing was written: {error:#}"))
     })?;

@@ -80,6 +80,16 @@ pub fn compile_rounded(request: &Request<'_>, rounding: &Rounding) -> Result<Vec
     emit::artifact(request, &program, &quants, rounding)
 }
 
+/// Bytes of the arena that the artifact of this request will need.
+///
+/// # Errors
+/// As [`compile`].
+pub fn arena_len(request: &Request<'_>) -> Result<usize> {
+    let program = program::Program::new(request.network)?;
+    let quants = quant::choose(&program, request.table, request.residual_bits)?;
+    Ok(places::place(request, &program, &quants, request.target.layout())?.arena)
+}
+
 /// Scratch memory of the convolution kernels that can run `layout`: the artifact must suit all of them.
 fn scratch_len(shapes: &[ConvShape], layout: Layout) -> usize {
     let kernels = BACKENDS.iter().filter(|b| b.layout == layout);

@@ -8,7 +8,7 @@ use super::Request;
 use super::layers::ConvInput;
 use super::program::{Input, Kind, Program, Step};
 use super::quant::{self, Quant};
-use crate::network::{Conv, Shape};
+use crate::network::{Conv, Network, Shape};
 use crate::reference::INPUT;
 
 pub(crate) use super::layers::min_scale;
@@ -98,6 +98,17 @@ pub fn conv_sites<'n>(request: &Request<'n>) -> Result<Vec<ConvSite<'n>>> {
         sites.push(ConvSite { name, conv, value, input, steps, limits });
     }
     Ok(sites)
+}
+
+/// Names of the values of each residual stream, which share one scale, in execution order.
+///
+/// # Errors
+/// As [`super::compile`], for a network that cannot be compiled.
+pub fn residual_streams(network: &Network) -> Result<Vec<Vec<String>>> {
+    let program = Program::new(network)?;
+    let own = |stream: usize| program.values.iter().filter(move |value| value.stream == Some(stream));
+    let residual = program.streams.iter().enumerate().filter(|(_, residual)| **residual);
+    Ok(residual.map(|(stream, _)| own(stream).map(|value| value.name.clone()).collect()).collect())
 }
 
 /// What a convolution reads.

@@ -127,6 +127,11 @@ impl Noise {
         }
     }
 
+    /// The squared error.
+    pub(super) fn noise(self) -> f64 {
+        self.noise
+    }
+
     /// In decibels; infinite without noise.
     pub(super) fn db(self) -> f64 {
         10.0 * (self.signal / self.noise).log10()
@@ -139,13 +144,13 @@ pub(super) struct Study {
     halves: Vec<[Sums; 2]>,
     /// The float network's mean logits of all experts for each image.
     wanted: Vec<Vec<f32>>,
-    /// Of the draft with weights to nearest.
+    /// Of the draft without refinement.
     pub(super) nearest: Noise,
 }
 
 /// The two artifacts that are compared with the float network.
 pub(super) struct Drafts<'m> {
-    /// Weights to nearest.
+    /// Without refinement.
     pub(super) nearest: Model<'m>,
     /// Rounded weights: its features are what classifiers are fitted to.
     pub(super) rounded: Model<'m>,
@@ -233,25 +238,12 @@ impl Study {
         self.wanted.push(record.float.mean_logits);
     }
 
-    /// Compares the mean logits of all experts that `model` computes with the float network's.
+    /// Compares the mean logits of all experts that `model` computes with the float network's: see [`noise`].
     ///
     /// # Errors
     /// Names the image that cannot be read.
     pub(super) fn noise(&self, model: Model<'_>, images: &Images<'_>, progress: OnProgress<'_>) -> Result<Noise> {
-        let batch = Batch::new(model, rayon::current_num_threads());
-        let each = batch.run(
-            self.wanted.len(),
-            || (),
-            |session, (), i| {
-                let pixels = (images.pixels)(images.indices[i])?;
-                let mut noise = Noise::default();
-                noise.add(&self.wanted[i], session.classify(&pixels, Policy::All)?.logits);
-                progress();
-                anyhow::Ok(noise)
-            },
-        )?;
-        let sum = |a: Noise, b: Noise| Noise { signal: a.signal + b.signal, noise: a.noise + b.noise };
-        Ok(each.into_iter().fold(Noise::default(), sum))
+        noise(model, &self.wanted, images, progress)
     }
 
     /// New rows for the classifier of expert `expert`.
@@ -275,6 +267,32 @@ impl Study {
         };
         Ok(Refit { rows: (0..head.bias.len()).into_par_iter().map(round).collect(), ridge })
     }
+}
+
+/// Compares the mean logits of all experts that `model` computes with those that are wanted of each image.
+///
+/// # Errors
+/// Names the image that cannot be read.
+pub(super) fn noise(
+    model: Model<'_>,
+    wanted: &[Vec<f32>],
+    images: &Images<'_>,
+    progress: OnProgress<'_>,
+) -> Result<Noise> {
+    let batch = Batch::new(model, rayon::current_num_threads());
+    let each = batch.run(
+        wanted.len(),
+        || (),
+        |session, (), i| {
+            let pixels = (images.pixels)(images.indices[i])?;
+            let mut noise = Noise::default();
+            noise.add(&wanted[i], session.classify(&pixels, Policy::All)?.logits);
+            progress();
+            anyhow::Ok(noise)
+        },
+    )?;
+    let sum = |a: Noise, b: Noise| Noise { signal: a.signal + b.signal, noise: a.noise + b.noise };
+    Ok(each.into_iter().fold(Noise::default(), sum))
 }
 
 /// The ridge with which each half of the images predicts the other best, if any predicts anything.

@@ -1,22 +1,29 @@
 //! Post-training refinement: an artifact closer to its float network, without labels and without training.
 //!
-//! 1. Every convolution's weights are rounded so that its output changes least on the inputs that it sees
+//! 1. Residual streams whose last values are far larger than the others are cut in two, so that those do not share
+//!    their coarse scale (`streams`).
+//! 2. Ranges of activations are chosen by what they do to the logits (`ranges`).
+//! 3. Every convolution's weights are rounded so that its output changes least on the inputs that it sees
 //!    (`curvature`), in place of each weight to the nearest step.
-//! 2. Every classifier is fitted to the features that the int8 trunk then really computes (`heads`), with the float
+//! 4. Every classifier is fitted to the features that the int8 trunk then really computes (`heads`), with the float
 //!    network's logits as the aim, and rounded in the same way.
 //!
-//! Both look at images only. The artifact is an ordinary one: other integers, nothing else. Images are computed alone and
+//! All of it looks at images only, and the artifact is an ordinary one. Images are computed alone and
 //! sums are exact or in one order, so the same images give the same bytes whatever the number of threads.
 
 mod curvature;
 mod heads;
 mod moments;
+mod ranges;
+mod streams;
 mod windows;
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use anyhow::{Result, anyhow, ensure};
 use rayon::prelude::*;
+use ride_calibrate::table::CalibrationTable;
 use ride_runtime::Model;
 use serde::Serialize;
 
@@ -24,7 +31,7 @@ use crate::artifact_file;
 use crate::lower::rounding::{ConvSite, Rounding, conv_sites, min_scale};
 use crate::lower::{Request, compile_rounded};
 use crate::memory::AlignedBytes;
-use crate::network::Head;
+use crate::network::{Head, Network};
 use crate::reference::Executor;
 use curvature::{Curvature, Rounded};
 use heads::Drafts;
@@ -49,10 +56,24 @@ type OnProgress<'a> = &'a (dyn Fn() + Sync);
 /// What [`refine`] has found.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Refined {
-    /// For [`compile_rounded`].
+    /// The network that was refined: with some residuals copied, the same function as before.
+    pub network: Network,
+    /// The calibration table of its values.
+    pub table: CalibrationTable,
+    /// Its weights.
     pub rounding: Rounding,
     /// What it brings on the images that were used.
     pub report: Report,
+}
+
+impl Refined {
+    /// Compiles what was refined, with everything else as in `request`, which it was made from.
+    ///
+    /// # Errors
+    /// As [`crate::lower::compile`].
+    pub fn compile(&self, request: &Request<'_>) -> Result<Vec<u8>> {
+        compile_rounded(&Request { network: &self.network, table: &self.table, ..*request }, &self.rounding)
+    }
 }
 
 /// What refinement brings on the images that it used. Ratios are of the mean logits of all experts, in decibels.
@@ -60,10 +81,12 @@ pub struct Refined {
 pub struct Report {
     /// Number of images.
     pub images: usize,
-    /// Signal-to-noise ratio with each weight rounded to nearest.
+    /// Signal-to-noise ratio without refinement.
     pub nearest_db: f64,
     /// The same after refinement.
     pub refined_db: f64,
+    /// Residuals that are copied to another scale.
+    pub copies: usize,
     /// Error of each convolution's output that is left, as a part of that of rounding to nearest: the mean over all
     /// convolutions, each for itself on float inputs.
     pub rounding_left: f64,
@@ -80,7 +103,12 @@ pub struct Report {
 /// If the network cannot be compiled, or an image cannot be read; the message names it.
 pub fn refine(request: &Request<'_>, images: &Images<'_>, progress: OnStep<'_>) -> Result<Refined> {
     ensure!(!images.indices.is_empty(), "there are no images to refine with; at least one is needed");
-    let executor = Executor::new(request.network)?;
+    let original = *request;
+    let cut = streams::cut(request)?;
+    let (network, table) = cut.as_ref().map_or((request.network, request.table), |(network, table)| (network, table));
+    let executor = Executor::new(network)?;
+    let table = &ranges::choose(&Request { network, table, ..*request }, &executor, images)?;
+    let request = &Request { network, table, ..*request };
     let sites = conv_sites(request)?;
     let batches = batches(&sites, MEMORY / rayon::current_num_threads().max(1));
     let total = (batches.len() + 2) * images.indices.len();
@@ -97,11 +125,7 @@ pub fn refine(request: &Request<'_>, images: &Images<'_>, progress: OnStep<'_>) 
         }
     }
 
-    let host = ride_targets::find(ride_targets::host())?;
-    // Bits are the same on every target; this machine's kernels are the fastest here.
-    let here = Request { target: &host, ..*request };
-    let draft = |rounding: &Rounding| anyhow::Ok(AlignedBytes::copy_of(&compile_rounded(&here, rounding)?));
-    let (nearest, rounded) = (draft(&Rounding::default())?, draft(&rounding)?);
+    let (nearest, rounded) = (draft(&original, None)?, draft(request, Some(&rounding))?);
     let drafts = Drafts { nearest: parse(&nearest)?, rounded: parse(&rounded)? };
     let heads: Vec<&Head> = request.network.experts.iter().map(|expert| &expert.head).collect();
     let study = heads::study(&executor, &drafts, &heads, images, &progress)?;
@@ -111,17 +135,24 @@ pub fn refine(request: &Request<'_>, images: &Images<'_>, progress: OnStep<'_>) 
         rounding.layers.insert(format!("expert{n}.head"), refit.rows);
         ridges.push(refit.ridge);
     }
-    let refined = draft(&rounding)?;
+    let refined = draft(request, Some(&rounding))?;
     let refined_db = study.noise(parse(&refined)?, images, &progress)?.db();
     let nearest_db = study.nearest.db();
     // Also where both are infinite or none is a number.
     let used = refined_db > nearest_db;
-    if !used {
-        rounding = Rounding::default();
-    }
     let rounding_left = left.iter().sum::<f64>() / left.len().max(1) as f64;
+    let copies = table.values.len() - original.table.values.len();
     let images = images.indices.len();
-    Ok(Refined { rounding, report: Report { images, nearest_db, refined_db, rounding_left, ridges, used } })
+    let report = Report { images, nearest_db, refined_db, copies, rounding_left, ridges, used };
+    let (request, rounding) = if used { (request, rounding) } else { (&original, Rounding::default()) };
+    Ok(Refined { network: request.network.clone(), table: request.table.clone(), rounding, report })
+}
+
+/// An artifact for this machine, whose kernels are the fastest here; the bits are the same on every target.
+fn draft(request: &Request<'_>, rounding: Option<&Rounding>) -> Result<AlignedBytes> {
+    let target = &ride_targets::find(ride_targets::host())?;
+    let rounding = rounding.unwrap_or(const { &Rounding { layers: BTreeMap::new() } });
+    Ok(AlignedBytes::copy_of(&compile_rounded(&Request { target, ..*request }, rounding)?))
 }
 
 fn parse(bytes: &AlignedBytes) -> Result<Model<'_>> {
