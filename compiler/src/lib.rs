@@ -15,6 +15,7 @@ pub mod memory;
 pub mod network;
 pub mod onnx;
 pub mod reference;
+pub mod refine;
 pub mod rules;
 pub mod source;
 pub mod thresholds;

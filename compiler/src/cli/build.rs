@@ -13,6 +13,7 @@ use ride_compiler::description::Rules;
 use ride_compiler::import::Imported;
 use ride_compiler::lower::{self, Request};
 use ride_compiler::memory::AlignedBytes;
+use ride_compiler::refine::Report;
 use ride_compiler::thresholds::{Point, patch};
 use ride_compiler::{artifact_file, calibration, emit, inspect};
 use ride_runtime::Model;
@@ -22,6 +23,7 @@ use super::exit::Failed;
 use super::inputs::{CalibrationArgs, ClassArgs, DataArgs, ModelArgs, preprocess_of};
 use super::interrupt::uninterrupted;
 use super::limits::LimitArgs;
+use super::refine::{self, RefineArgs};
 use super::rules::RulesArgs;
 use super::table::{grouped, millions};
 use super::ui::Ui;
@@ -36,6 +38,7 @@ Examples:
   ride-compile build runs/my-ride --data cifar-100-binary -o my-ride.ride
   ride-compile build model_best.pth --data images/ --class-counts counts.txt --target x86-64
   ride-compile build runs/my-ride --calibration table.json
+  ride-compile build runs/my-ride --data cifar-100-binary --refine -o my-ride.ride
   ride-compile build runs/my-sade --data images/ --combiner 1,1,2 --router max-probability --router-threshold 0.8
   ride-compile build runs/my-sade --data images/ --router margin --choose-thresholds val/ --max-experts 1.8
   ride-compile build model.onnx --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --resize 256 --data images/
@@ -75,6 +78,8 @@ pub(crate) struct BuildArgs {
     calibration: Option<PathBuf>,
     #[command(flatten)]
     settings: CalibrationArgs,
+    #[command(flatten)]
+    refine: RefineArgs,
     #[command(flatten)]
     classes: ClassArgs,
     #[command(flatten)]
@@ -138,6 +143,8 @@ struct Summary<'s> {
     /// Classes by group; `None` without training counts.
     groups: Option<[usize; 3]>,
     calibration: Calibration,
+    /// What refinement has brought; `None` without it.
+    refinement: Option<Report>,
     golden_vectors: usize,
     /// Latency by the target's model; `None` without one.
     estimate: Option<Estimate>,
@@ -169,7 +176,7 @@ pub(crate) fn run(args: &BuildArgs, ui: &mut Ui) -> Result<()> {
     // Ranges belong to the network as it was trained: another combiner or threshold needs no new calibration.
     imported.apply_rules(&classes.counts)?;
     let network = &imported.network;
-    let bytes = lower::compile(&Request {
+    let request = Request {
         network,
         table: &table,
         target: &target,
@@ -177,7 +184,11 @@ pub(crate) fn run(args: &BuildArgs, ui: &mut Ui) -> Result<()> {
         classes: &classes,
         resize_short: imported.preprocess.resize_short,
         fingerprint: &calibration::fingerprint(network),
-    })?;
+    };
+    let (bytes, refinement) = match args.refine.run(&request, data.as_ref(), &args.settings, ui)? {
+        Some(refined) => (refined.compile(&request)?, Some(refined.report)),
+        None => (lower::compile(&request)?, None),
+    };
     let (bytes, operating_point) = args.with_chosen_thresholds(bytes, ui)?;
     let golden_vectors = artifact_file::self_test(&bytes).map_err(|error| {
         Failed(format!("the finished artifact fails its self-test, nothing was written: {error:#}"))
@@ -211,6 +222,7 @@ pub(crate) fn run(args: &BuildArgs, ui: &mut Ui) -> Result<()> {
         classes: model.classes(),
         groups: inspect::groups(model),
         calibration: Calibration { images: table.images, observer: table.observer.to_string(), seed: table.seed },
+        refinement,
         golden_vectors,
         estimate,
         budget,
@@ -302,7 +314,7 @@ impl BuildArgs {
         let network = &imported.network;
         match (file, data) {
             (Some(file), data) => {
-                if data.is_some() {
+                if data.is_some() && !self.refine.wanted() {
                     ui.note("with --calibration, --data gives class names and training counts only");
                 }
                 let table = CalibrationTable::read(&file)?;
@@ -371,6 +383,9 @@ fn text(s: &Summary<'_>) -> String {
     );
     line("classes", format!("{} ({groups})", s.classes));
     line("calibration", format!("{} images, observer {}", s.calibration.images, s.calibration.observer));
+    if let Some(report) = s.refinement.as_ref().filter(|report| report.used) {
+        line("refinement", refine::text(report));
+    }
     if let Some(estimate) = &s.estimate {
         let ms: Vec<String> = estimate.latency_ms.iter().map(|ms| format!("{ms:.1}")).collect();
         line("latency", format!("{} ms {}", ms.join(" / "), super::budget::basis(estimate)));

@@ -12,6 +12,7 @@ mod inputs;
 mod inspect;
 mod interrupt;
 mod limits;
+mod refine;
 mod rules;
 mod run;
 mod table;
