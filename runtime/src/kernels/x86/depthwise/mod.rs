@@ -13,7 +13,7 @@ use super::params::{Channels, fill_channels};
 use super::plan::{Geometry, Plan};
 use super::ring::{Ring, Rows};
 use super::simd::Simd;
-use super::store::finish;
+use super::store::{finish, is_limited};
 use super::tile::{MAX_KERNEL, Row, Tile, start};
 use crate::kernels::k8n16::{self, Blocks, Depthwise, STEP};
 use crate::kernels::{ConvCall, Params, scalar};
@@ -99,6 +99,7 @@ unsafe fn run_checked<S: Simd>(call: &mut ConvCall<'_>, form: &Depthwise, pre_sh
         accumulate: conv.accumulate,
         raw: conv.raw,
         limits: conv.limits,
+        limited: is_limited(conv),
     };
     let rows = Rows { input: call.input, border: conv.border.map(|b| b ^ 0x80) };
     // SAFETY: the instruction set is there, and the slices fit the shape.
