@@ -171,8 +171,8 @@ mod tests {
         for (set, widths) in SETS.into_iter().enumerate() {
             let mut filled = 0;
             for pixels in 1..300 {
-                let mut left = pixels;
-                while let Some(rest) = left.checked_sub(pick(widths, left).pixels).filter(|_| left > 0) {
+                let mut left: usize = pixels;
+                while let Some(rest) = left.checked_sub(pick(widths, left).pixels) {
                     left = rest;
                 }
                 assert_eq!(picks_fill(widths, pixels), left == 0, "{pixels} pixels, set {set}");
