@@ -79,15 +79,6 @@ impl RulesArgs {
         rules
     }
 
-    /// The rules with thresholds that are known already, unless others are asked for.
-    pub(crate) fn rules_with(&self, thresholds: Vec<f32>) -> Rules {
-        let mut rules = self.rules();
-        if self.router_threshold.is_empty() && !thresholds.is_empty() {
-            rules.router.get_or_insert_default().threshold = Some(Values::Each(thresholds));
-        }
-        rules
-    }
-
     /// Thresholds that are asked for.
     pub(crate) fn thresholds(&self) -> &[f32] {
         &self.router_threshold

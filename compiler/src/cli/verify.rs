@@ -85,13 +85,14 @@ pub(crate) fn run(args: &VerifyArgs, ui: &mut Ui) -> Result<()> {
         "the artifact has the thresholds {thresholds:?}, which both sides use; leave --router-threshold out, or change them \
          with `ride-compile thresholds --set`"
     );
-    let options = ImportOptions { rules: args.rules.rules_with(thresholds), ..as_built(model) };
+    let options = ImportOptions { rules: args.rules.rules_without_threshold(), ..as_built(model) };
     let mut imported = inputs::load(&args.model, &options, args.embedded_config, ui)?;
     let given = match &args.class_counts {
         Some(counts) => inputs::counts_of(counts, model.classes())?,
         None => Vec::new(),
     };
     imported.apply_rules(&verify::class_counts(model, &given)?.unwrap_or_default())?;
+    imported.network.routing.set_thresholds(&thresholds);
     verify::check_same_model(model, &imported.network)?;
     let preprocess = inputs::preprocess_of(model, args.resize);
     let data = args.data.open(&preprocess, Split::Test)?.context("--data is needed to verify")?;

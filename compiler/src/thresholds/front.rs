@@ -187,10 +187,11 @@ fn sweep(table: &Table, first: &Axis, second: Option<&Axis>, best: &mut Best) {
         };
         let (mut tally, mut from) = (base, 0);
         for (m, cut) in second.cuts.iter().enumerate() {
-            for place in from..cut.proceed {
-                if reached[place] {
-                    table.step(&mut tally, second.order[place], 1, 2);
-                }
+            let passed = from..cut.proceed;
+            for (&image, _) in
+                second.order[passed.clone()].iter().zip(&reached[passed]).filter(|(_, reached)| **reached)
+            {
+                table.step(&mut tally, image, 1, 2);
             }
             from = cut.proceed;
             best.offer(tally, &[n, m]);
@@ -200,7 +201,7 @@ fn sweep(table: &Table, first: &Axis, second: Option<&Axis>, best: &mut Best) {
 
 /// One router after the other, for falling prices of an expert.
 fn ascend(observations: &Observations, table: &Table, axes: &[Axis], best: &mut Best) {
-    let ranks: Vec<Vec<usize>> = axes.iter().map(|axis| ranks(axis)).collect();
+    let ranks: Vec<Vec<usize>> = axes.iter().map(ranks).collect();
     let open: Vec<usize> = axes.iter().map(|axis| axis.cuts.len() - 1).collect();
     let mut offer = |cuts: &[usize]| {
         let tally = tally_of(observations, table, axes, &ranks, cuts);
