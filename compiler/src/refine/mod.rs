@@ -107,16 +107,19 @@ pub fn refine(request: &Request<'_>, images: &Images<'_>, progress: OnStep<'_>) 
     let cut = streams::cut(request)?;
     let (network, table) = cut.as_ref().map_or((request.network, request.table), |(network, table)| (network, table));
     let executor = Executor::new(network)?;
-    let table = &ranges::choose(&Request { network, table, ..*request }, &executor, images)?;
     let request = &Request { network, table, ..*request };
-    let sites = conv_sites(request)?;
-    let batches = batches(&sites, MEMORY / rayon::current_num_threads().max(1));
-    let total = (batches.len() + 2) * images.indices.len();
+    // Ranges change no sizes, so the layers take as many turns after their choice.
+    let memory = MEMORY / rayon::current_num_threads().max(1);
+    let turns = batches(&conv_sites(request)?, memory).len();
+    let total = ranges::steps(request, images.indices.len())? + (turns + 2) * images.indices.len();
     let progress = || progress(total);
 
+    let table = &ranges::choose(request, &executor, images, &progress)?;
+    let request = &Request { table, ..*request };
+    let sites = conv_sites(request)?;
     let mut rounding = Rounding::default();
     let mut left = Vec::new();
-    for batch in batches {
+    for batch in batches(&sites, memory) {
         let moments = windows::collect(&executor, batch, images, &progress)?;
         let rounded: Vec<Vec<Rounded>> = batch.par_iter().zip(moments).map(|(site, m)| round(site, m)).collect();
         for (site, rows) in batch.iter().zip(rounded) {

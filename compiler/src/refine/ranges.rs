@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use ride_calibrate::table::CalibrationTable;
 
 use super::heads::noise;
-use super::{Images, draft, parse};
+use super::{Images, OnProgress, draft, parse};
 use crate::lower::Request;
 use crate::lower::rounding::residual_streams;
 use crate::reference::{Executor, Image, Policy, Scratch};
@@ -24,13 +24,26 @@ const IMAGES: usize = 512;
 /// What a change must bring, as a part of the squared error, so that chance is left alone.
 const GAIN: f64 = 0.01;
 
+/// How often [`choose`] reports progress.
+///
+/// # Errors
+/// If the network cannot be compiled.
+pub(super) fn steps(request: &Request<'_>, images: usize) -> Result<usize> {
+    Ok(images.min(IMAGES) + FACTORS.len() * groups(request)?.len())
+}
+
 /// The table of `request` with other ranges where they bring the logits closer to the float network's.
 ///
 /// # Errors
 /// If the network cannot be compiled or an image cannot be read.
-pub(super) fn choose(request: &Request<'_>, executor: &Executor, images: &Images<'_>) -> Result<CalibrationTable> {
+pub(super) fn choose(
+    request: &Request<'_>,
+    executor: &Executor,
+    images: &Images<'_>,
+    progress: OnProgress<'_>,
+) -> Result<CalibrationTable> {
     let images = Images { indices: &images.indices[..images.indices.len().min(IMAGES)], ..*images };
-    let wanted = wanted(executor, &images)?;
+    let wanted = wanted(executor, &images, progress)?;
     let error = |table: &CalibrationTable| -> Result<f64> {
         let bytes = draft(&Request { table, ..*request }, None)?;
         Ok(noise(parse(&bytes)?, &wanted, &images, &|| ())?.noise())
@@ -38,13 +51,17 @@ pub(super) fn choose(request: &Request<'_>, executor: &Executor, images: &Images
     let mut best = request.table.clone();
     let mut least = error(&best)?;
     for group in groups(request)? {
+        let mut found_one = false;
         for factor in FACTORS {
+            progress();
+            if found_one {
+                continue;
+            }
             let table = scaled(&best, &group, factor);
             // A range can become too small for the weights; then it is none to choose.
             let Ok(found) = error(&table) else { continue };
             if found < (1.0 - GAIN) * least {
-                (best, least) = (table, found);
-                break;
+                (best, least, found_one) = (table, found, true);
             }
         }
     }
@@ -52,10 +69,11 @@ pub(super) fn choose(request: &Request<'_>, executor: &Executor, images: &Images
 }
 
 /// The float network's mean logits of all experts.
-fn wanted(executor: &Executor, images: &Images<'_>) -> Result<Vec<Vec<f32>>> {
+fn wanted(executor: &Executor, images: &Images<'_>, progress: OnProgress<'_>) -> Result<Vec<Vec<f32>>> {
     let run = |scratch: &mut Scratch, &index: &usize| {
         let pixels = (images.pixels)(index)?;
         let forward = executor.forward(Image::Pixels(&pixels), Policy::All, scratch, None);
+        progress();
         Ok(forward.with_context(|| format!("refinement fails on image {index}"))?.mean_logits)
     };
     images.indices.par_iter().map_init(Scratch::default, run).collect()
