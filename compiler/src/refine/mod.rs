@@ -2,10 +2,9 @@
 //!
 //! 1. Residual streams whose last values are far larger than the others are cut in two, so that those do not share
 //!    their coarse scale (`streams`).
-//! 2. Ranges of activations are chosen by what they do to the logits (`ranges`).
-//! 3. Every convolution's weights are rounded so that its output changes least on the inputs that it sees
+//! 2. Every convolution's weights are rounded so that its output changes least on the inputs that it sees
 //!    (`curvature`), in place of each weight to the nearest step.
-//! 4. Every classifier is fitted to the features that the int8 trunk then really computes (`heads`), with the float
+//! 3. Every classifier is fitted to the features that the int8 trunk then really computes (`heads`), with the float
 //!    network's logits as the aim, and rounded in the same way.
 //!
 //! All of it looks at images only, and the artifact is an ordinary one. Images are computed alone and
@@ -14,7 +13,6 @@
 mod curvature;
 mod heads;
 mod moments;
-mod ranges;
 mod streams;
 mod windows;
 
@@ -108,18 +106,14 @@ pub fn refine(request: &Request<'_>, images: &Images<'_>, progress: OnStep<'_>) 
     let (network, table) = cut.as_ref().map_or((request.network, request.table), |(network, table)| (network, table));
     let executor = Executor::new(network)?;
     let request = &Request { network, table, ..*request };
-    // Ranges change no sizes, so the layers take as many turns after their choice.
-    let memory = MEMORY / rayon::current_num_threads().max(1);
-    let turns = batches(&conv_sites(request)?, memory).len();
-    let total = ranges::steps(request, images.indices.len())? + (turns + 2) * images.indices.len();
+    let sites = conv_sites(request)?;
+    let batches = batches(&sites, MEMORY / rayon::current_num_threads().max(1));
+    let total = (batches.len() + 2) * images.indices.len();
     let progress = || progress(total);
 
-    let table = &ranges::choose(request, &executor, images, &progress)?;
-    let request = &Request { table, ..*request };
-    let sites = conv_sites(request)?;
     let mut rounding = Rounding::default();
     let mut left = Vec::new();
-    for batch in batches(&sites, memory) {
+    for batch in batches {
         let moments = windows::collect(&executor, batch, images, &progress)?;
         let rounded: Vec<Vec<Rounded>> = batch.par_iter().zip(moments).map(|(site, m)| round(site, m)).collect();
         for (site, rows) in batch.iter().zip(rounded) {
