@@ -38,6 +38,9 @@ use windows::SiteMoments;
 /// Bytes for moments of all threads together; layers that need more take turns, with a run over the images for each.
 const MEMORY: usize = 1 << 30;
 
+/// What the name of a copy at another scale ends with, after the name of the value that it copies.
+pub const RESCALED: &str = ".rescaled";
+
 /// The images to refine with.
 pub struct Images<'a> {
     /// Their numbers.
