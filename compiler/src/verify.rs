@@ -20,6 +20,7 @@ use crate::artifact_file;
 use crate::calibration::fingerprint;
 use crate::network::{Network, Shape};
 use crate::reference::{self, Executor, Forward, Image, Observe, Scratch};
+use crate::refine::RESCALED;
 
 /// Images that the layers are compared on, spread evenly over those that are verified.
 pub const LAYER_IMAGES: usize = 256;
@@ -341,7 +342,10 @@ impl Values {
         let mut names = BTreeMap::new();
         for part in model.parts() {
             for (index, step) in part.steps().enumerate() {
-                names.insert((part_key(part.id), index), model.name(&step).to_owned());
+                // A copy at another scale is compared with what it copies.
+                let name = model.name(&step);
+                let name = name.strip_suffix(RESCALED).unwrap_or(name);
+                names.insert((part_key(part.id), index), name.to_owned());
             }
         }
         let by_name = names.values().map(|name| (name.clone(), Vec::new())).collect();

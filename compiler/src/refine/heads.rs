@@ -127,11 +127,6 @@ impl Noise {
         }
     }
 
-    /// The squared error.
-    pub(super) fn noise(self) -> f64 {
-        self.noise
-    }
-
     /// In decibels; infinite without noise.
     pub(super) fn db(self) -> f64 {
         10.0 * (self.signal / self.noise).log10()
@@ -238,12 +233,25 @@ impl Study {
         self.wanted.push(record.float.mean_logits);
     }
 
-    /// Compares the mean logits of all experts that `model` computes with the float network's: see [`noise`].
+    /// Compares the mean logits of all experts that `model` computes with the float network's.
     ///
     /// # Errors
     /// Names the image that cannot be read.
     pub(super) fn noise(&self, model: Model<'_>, images: &Images<'_>, progress: OnProgress<'_>) -> Result<Noise> {
-        noise(model, &self.wanted, images, progress)
+        let batch = Batch::new(model, rayon::current_num_threads());
+        let each = batch.run(
+            self.wanted.len(),
+            || (),
+            |session, (), i| {
+                let pixels = (images.pixels)(images.indices[i])?;
+                let mut noise = Noise::default();
+                noise.add(&self.wanted[i], session.classify(&pixels, Policy::All)?.logits);
+                progress();
+                anyhow::Ok(noise)
+            },
+        )?;
+        let sum = |a: Noise, b: Noise| Noise { signal: a.signal + b.signal, noise: a.noise + b.noise };
+        Ok(each.into_iter().fold(Noise::default(), sum))
     }
 
     /// New rows for the classifier of expert `expert`.
@@ -267,32 +275,6 @@ impl Study {
         };
         Ok(Refit { rows: (0..head.bias.len()).into_par_iter().map(round).collect(), ridge })
     }
-}
-
-/// Compares the mean logits of all experts that `model` computes with those that are wanted of each image.
-///
-/// # Errors
-/// Names the image that cannot be read.
-pub(super) fn noise(
-    model: Model<'_>,
-    wanted: &[Vec<f32>],
-    images: &Images<'_>,
-    progress: OnProgress<'_>,
-) -> Result<Noise> {
-    let batch = Batch::new(model, rayon::current_num_threads());
-    let each = batch.run(
-        wanted.len(),
-        || (),
-        |session, (), i| {
-            let pixels = (images.pixels)(images.indices[i])?;
-            let mut noise = Noise::default();
-            noise.add(&wanted[i], session.classify(&pixels, Policy::All)?.logits);
-            progress();
-            anyhow::Ok(noise)
-        },
-    )?;
-    let sum = |a: Noise, b: Noise| Noise { signal: a.signal + b.signal, noise: a.noise + b.noise };
-    Ok(each.into_iter().fold(Noise::default(), sum))
 }
 
 /// The ridge with which each half of the images predicts the other best, if any predicts anything.

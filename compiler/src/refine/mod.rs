@@ -2,10 +2,9 @@
 //!
 //! 1. Residual streams whose last values are far larger than the others are cut in two, so that those do not share
 //!    their coarse scale (`streams`).
-//! 2. Ranges of activations are chosen by what they do to the logits (`ranges`).
-//! 3. Every convolution's weights are rounded so that its output changes least on the inputs that it sees
+//! 2. Every convolution's weights are rounded so that its output changes least on the inputs that it sees
 //!    (`curvature`), in place of each weight to the nearest step.
-//! 4. Every classifier is fitted to the features that the int8 trunk then really computes (`heads`), with the float
+//! 3. Every classifier is fitted to the features that the int8 trunk then really computes (`heads`), with the float
 //!    network's logits as the aim, and rounded in the same way.
 //!
 //! All of it looks at images only, and the artifact is an ordinary one. Images are computed alone and
@@ -14,7 +13,6 @@
 mod curvature;
 mod heads;
 mod moments;
-mod ranges;
 mod streams;
 mod windows;
 
@@ -39,6 +37,9 @@ use windows::SiteMoments;
 
 /// Bytes for moments of all threads together; layers that need more take turns, with a run over the images for each.
 const MEMORY: usize = 1 << 30;
+
+/// What the name of a copy at another scale ends with, after the name of the value that it copies.
+pub const RESCALED: &str = ".rescaled";
 
 /// The images to refine with.
 pub struct Images<'a> {
@@ -107,7 +108,6 @@ pub fn refine(request: &Request<'_>, images: &Images<'_>, progress: OnStep<'_>) 
     let cut = streams::cut(request)?;
     let (network, table) = cut.as_ref().map_or((request.network, request.table), |(network, table)| (network, table));
     let executor = Executor::new(network)?;
-    let table = &ranges::choose(&Request { network, table, ..*request }, &executor, images)?;
     let request = &Request { network, table, ..*request };
     let sites = conv_sites(request)?;
     let batches = batches(&sites, MEMORY / rayon::current_num_threads().max(1));

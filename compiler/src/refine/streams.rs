@@ -8,6 +8,7 @@
 use anyhow::Result;
 use ride_calibrate::table::CalibrationTable;
 
+use super::RESCALED;
 use crate::lower::{Request, arena_len, rounding::residual_streams};
 use crate::network::{Network, Node, Op, Part};
 
@@ -71,7 +72,7 @@ fn insert(part: &mut Part, name: &str) -> Option<String> {
     }
     let residual = part.nodes[add].inputs.iter_mut().find(|id| **id == value)?;
     *residual = add + 1;
-    let copy = format!("{name}.rescaled");
+    let copy = format!("{name}{RESCALED}");
     let op = Op::Shortcut { stride: 1, before: 0, after: 0 };
     part.nodes.insert(add, Node { name: copy.clone(), op, inputs: vec![value] });
     Some(copy)
