@@ -50,22 +50,22 @@ fn npy(descr: &str, shape: &str, data: &[u8]) -> Vec<u8> {
 }
 
 /// Images whose class is the channel and the direction of their gradient, with some noise.
-fn write_data(path: &Path, images: usize) {
+fn write_data(path: &Path, images: usize, (height, width): (usize, usize)) {
     let mut zip = zip::ZipWriter::new(fs::File::create(path).unwrap());
     let mut noise = 1u32;
     let mut pixels = Vec::new();
     for image in 0..images {
         let class = label(image);
-        for (y, x, c) in (0..SIDE).flat_map(|y| (0..SIDE).flat_map(move |x| (0..3).map(move |c| (y, x, c)))) {
+        for (y, x, c) in (0..height).flat_map(|y| (0..width).flat_map(move |x| (0..3).map(move |c| (y, x, c)))) {
             noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             let along = if class % 2 == 0 { x } else { y };
-            let signal = if c == class / 2 { along * 24 } else { 60 };
+            let signal = if c == class / 2 { along * 16 } else { 60 };
             pixels.push(u8::try_from(signal + (noise >> 27) as usize).unwrap());
         }
     }
     let labels: Vec<u8> = (0..images).flat_map(|image| (label(image) as i64).to_le_bytes()).collect();
     for (name, bytes) in [
-        ("x.npy", npy("|u1", &format!("{images}, {SIDE}, {SIDE}, 3"), &pixels)),
+        ("x.npy", npy("|u1", &format!("{images}, {height}, {width}, 3"), &pixels)),
         ("y.npy", npy("<i8", &format!("{images},"), &labels)),
     ] {
         zip.start_file(name, zip::write::SimpleFileOptions::default()).unwrap();
@@ -92,8 +92,8 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        write_data(&folder.path().join("train.npz"), 100);
-        write_data(&folder.path().join("val.npz"), 60);
+        write_data(&folder.path().join("train.npz"), 100, (SIDE, SIDE));
+        write_data(&folder.path().join("val.npz"), 60, (SIDE, SIDE));
         fs::write(folder.path().join("teacher.toml"), TEACHER).unwrap();
         fs::write(folder.path().join("student.toml"), STUDENT).unwrap();
         Self { folder }
@@ -207,6 +207,45 @@ fn a_student_learns_and_is_compiled() {
     let agreement = report["agreement"]["top1"].as_f64().unwrap();
     assert!(agreement > 90.0, "{agreement}");
     assert!(bench.other("inspect small").status.success());
+}
+
+#[test]
+fn training_for_int8_gives_what_is_built() {
+    let bench = Bench::new();
+    succeeds(bench.scratch("--epochs 8 --schedule cosine -o teacher"));
+    let qat = "--teacher teacher --qat --data train.npz --batch 32 --epochs 3 --lr 0.002 --schedule cosine";
+    succeeds(bench.distill(&format!("{qat} -o int8")));
+    assert!(bench.path("int8/calibration.json").exists());
+    // The ranges are part of the state.
+    let mut child = bench.distill(&format!("{qat} -o killed")).stderr(Stdio::null()).spawn().unwrap();
+    wait_for_epoch(&bench, "killed", &mut child);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    succeeds(bench.distill("--resume -o killed"));
+    assert!(bench.model("int8") == bench.model("killed"), "the weights differ");
+    let build = bench.other("build int8 -o int8.ride --json");
+    assert!(build.status.success(), "{}", String::from_utf8_lossy(&build.stderr));
+    let verify = bench.other("verify int8.ride --model int8 --data val.npz --json");
+    let report: Value = serde_json::from_slice(&verify.stdout).unwrap();
+    assert!(report["agreement"]["top1"].as_f64().unwrap() > 90.0, "{}", report["agreement"]);
+}
+
+#[test]
+fn images_of_other_sizes_are_cropped_at_random() {
+    let bench = Bench::new();
+    write_data(&bench.path("large.npz"), 100, (11, 13));
+    let loader = TEACHER
+        .replace("ImbalanceCIFAR100DataLoader", "ImageNetLTDataLoader")
+        .replace("input_size = [8, 8]", "input_size = [8, 8], resize = 9");
+    fs::write(bench.path("large.toml"), loader).unwrap();
+    let train = "--from-scratch --student large.toml --data large.npz --val large.npz --batch 32 --epochs 2 --json";
+    let result: Value = serde_json::from_str(&succeeds(bench.distill(&format!("{train} -o run")))).unwrap();
+    assert_eq!(bench.log("run")[0]["settings"]["augment"], "imagenet");
+    assert_eq!(result["accuracy"]["images"], 100);
+    // Other variations make another network, equal ones the same.
+    succeeds(bench.distill(&format!("{train} -o again")));
+    succeeds(bench.distill(&format!("{train} --augment inaturalist -o other")));
+    assert!(bench.model("run") == bench.model("again") && bench.model("run") != bench.model("other"));
 }
 
 #[test]

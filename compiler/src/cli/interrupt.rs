@@ -16,9 +16,9 @@ static PATIENT: AtomicBool = AtomicBool::new(false);
 /// Whether it has come.
 static REQUESTED: AtomicBool = AtomicBool::new(false);
 
-/// From now on the first Ctrl-C only asks the program to stop; the second one still ends it.
-pub(crate) fn stop_on_request() {
-    PATIENT.store(true, Ordering::SeqCst);
+/// Whether the first Ctrl-C only asks the program to stop, which the second one ends then.
+pub(crate) fn patient(patient: bool) {
+    PATIENT.store(patient, Ordering::SeqCst);
 }
 
 /// Whether the program has been asked to stop.

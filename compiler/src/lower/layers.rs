@@ -29,7 +29,7 @@ impl ConvInput<'_> {
     }
 
     /// Zero point of channel `c`; not an integer for raw pixels, where zero is the mean colour.
-    fn zero(&self, c: usize) -> f64 {
+    pub(crate) fn zero(&self, c: usize) -> f64 {
         match self {
             ConvInput::Image(input) => 255.0 * f64::from(input.mean[c]) - 128.0,
             ConvInput::Activation(q, _) => f64::from(q.zero),
@@ -84,17 +84,7 @@ impl ConvLayer<'_> {
         let (taps, inputs) = (self.shape.taps(), self.shape.group_in());
         let row = &self.conv.weight[o * taps..][..taps];
         let channel = |k: usize| o / self.shape.group_out() * inputs + k % inputs;
-        let scales: Vec<f64> = (0..taps).map(|k| self.input.scale(channel(k))).collect();
-        let in_steps: Vec<f64> = row.iter().zip(&scales).map(|(&w, scale)| f64::from(w) * scale).collect();
-        let bias = f64::from(self.conv.bias[o]);
-        let c = quantize_channel(&in_steps, min_scale(bias));
-        // Rounding moves the mean of the output by what it takes from the weights times the mean input (Nagel et al.,
-        // "Data-Free Quantization through Weight Equalization and Bias Correction", ICCV 2019): give it back.
-        let lost = |(k, (&w, &q)): (usize, (&f32, &i8))| {
-            (f64::from(w) - c.scale * f64::from(q) / scales[k]) * self.input.mean(channel(k))
-        };
-        let lost: f64 = row.iter().zip(&c.q).enumerate().map(lost).sum();
-        Row { q: c.q, scale: c.scale, bias: bias + lost }
+        nearest_row(row, self.conv.bias[o], self.input, channel)
     }
 }
 
@@ -114,8 +104,7 @@ pub(crate) fn conv(layer: &ConvLayer<'_>, output: &Quant, layout: Layout) -> Res
         let inputs = shape.group_in();
         let channel = |k: usize| o / shape.group_out() * inputs + k % inputs;
         let c = layer.row(o);
-        let zero_part: f64 = c.q.iter().enumerate().map(|(k, &q)| f64::from(q) * input.zero(channel(k))).sum();
-        let bias = (c.bias / c.scale - zero_part).round();
+        let bias = acc_bias(&c, input, channel);
         ensure!(bias.abs() < f64::from(1 << 30), "the bias of output channel {o} does not fit in 31 bits");
         let bias = bias as i64;
         let own_bits = acc_bits(&c.q, bias);
@@ -148,6 +137,27 @@ pub(crate) fn conv(layer: &ConvLayer<'_>, output: &Quant, layout: Layout) -> Res
     }
     let params = [le(&biases), le(&multipliers), shifts].concat();
     Ok(ConvConstants { weights, params, acc_bits: bits })
+}
+
+/// Rounds the weights of one output channel to the nearest step; `channel` is the input channel of each weight.
+pub(crate) fn nearest_row(row: &[f32], bias: f32, input: &ConvInput<'_>, channel: impl Fn(usize) -> usize) -> Row {
+    let scales: Vec<f64> = (0..row.len()).map(|k| input.scale(channel(k))).collect();
+    let in_steps: Vec<f64> = row.iter().zip(&scales).map(|(&w, scale)| f64::from(w) * scale).collect();
+    let bias = f64::from(bias);
+    let c = quantize_channel(&in_steps, min_scale(bias));
+    // Rounding moves the mean of the output by what it takes from the weights times the mean input (Nagel et al.,
+    // "Data-Free Quantization through Weight Equalization and Bias Correction", ICCV 2019): give it back.
+    let lost = |(k, (&w, &q)): (usize, (&f32, &i8))| {
+        (f64::from(w) - c.scale * f64::from(q) / scales[k]) * input.mean(channel(k))
+    };
+    let lost: f64 = row.iter().zip(&c.q).enumerate().map(lost).sum();
+    Row { q: c.q, scale: c.scale, bias: bias + lost }
+}
+
+/// The bias of a rounded row in units of the accumulator, with the input's zero point folded in.
+pub(crate) fn acc_bias(row: &Row, input: &ConvInput<'_>, channel: impl Fn(usize) -> usize) -> f64 {
+    let zero_part: f64 = row.q.iter().enumerate().map(|(k, &q)| f64::from(q) * input.zero(channel(k))).sum();
+    (row.bias / row.scale - zero_part).round()
 }
 
 fn le(values: &[i32]) -> Vec<u8> {

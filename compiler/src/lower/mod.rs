@@ -5,6 +5,7 @@
 
 mod arena;
 mod emit;
+pub(crate) mod integer;
 mod layers;
 mod places;
 mod program;

@@ -5,7 +5,11 @@ use rayon::prelude::*;
 use ride_calibrate::data::DataSet;
 use ride_calibrate::groups::ClassGroups;
 use ride_calibrate::metrics::{Outcome, Score, ScoreReport};
+use serde_json::Value;
 
+use super::net::Net;
+use crate::checkpoint::Checkpoint;
+use crate::import::{self, ImportOptions};
 use crate::network::{Network, Op, Part, Shape};
 use crate::reference::{Executor, Image, Policy, Scratch, argmax};
 
@@ -38,6 +42,15 @@ pub fn accuracy(
         }
     }
     Ok(scores.iter().map(Score::report).collect())
+}
+
+/// What the importer makes of a network in training: as `build` will see it.
+///
+/// # Errors
+/// If the network is none that can be compiled, or the device fails.
+pub fn imported(config: &Value, net: &Net) -> Result<Network> {
+    let checkpoint = Checkpoint { config: config.clone(), tensors: net.tensors()?, ..Checkpoint::default() };
+    Ok(import::network(&checkpoint, &ImportOptions::default()).context("the student")?.network)
 }
 
 /// Multiply-accumulates of one image through all experts: convolutions and classifiers.

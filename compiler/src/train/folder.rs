@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use ride_calibrate::atomic_file;
+use ride_calibrate::table::CalibrationTable;
 use serde::Serialize;
 
 use super::state::State;
-use crate::checkpoint::{Tensor, safetensors};
+use crate::checkpoint::safetensors;
 
 /// The state that training goes on from.
 pub const STATE: &str = "train.state";
@@ -21,6 +22,8 @@ pub const MODEL: &str = "model.safetensors";
 pub const CONFIG: &str = "config.json";
 /// Training images of each class, where `build` looks for them.
 pub const COUNTS: &str = "class_counts.txt";
+/// Ranges of a network that was trained for int8, where `build` looks for them.
+pub const CALIBRATION: &str = "calibration.json";
 /// Names of the classes, where `build` looks for them.
 pub const NAMES: &str = "class_names.txt";
 
@@ -71,6 +74,7 @@ impl Folder {
             path.display()
         );
         let folder = Self::lock(path)?;
+        folder.drop_remains().with_context(|| format!("cannot clean up {}", path.display()))?;
         folder.drop_broken_line().with_context(|| format!("cannot write {}", path.join(LOG).display()))?;
         let state = State::read(&folder.state())?;
         Ok((folder, state))
@@ -92,6 +96,22 @@ impl Folder {
             }
         }
         Ok(Self { path: path.to_path_buf(), log })
+    }
+
+    /// A process that was killed may have left temporary files of [`atomic_file`]; nobody else writes here.
+    fn drop_remains(&self) -> std::io::Result<()> {
+        for entry in fs::read_dir(&self.path)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            let ours = [STATE, MODEL, CONFIG, COUNTS, NAMES, CALIBRATION]
+                .iter()
+                .any(|file| name.starts_with(&format!(".{file}.")));
+            if ours && name.ends_with(".tmp") {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
     }
 
     /// A process that was killed may have left half a line.
@@ -129,11 +149,11 @@ impl Folder {
             .with_context(what)
     }
 
-    /// Writes what `build` reads: weights, configuration, and what is known about the classes.
+    /// Writes what `build` reads: weights, configuration, and what is known about classes and ranges.
     ///
     /// # Errors
     /// Names the file that cannot be written.
-    pub fn export(&self, state: &State, tensors: &std::collections::BTreeMap<String, Tensor>) -> Result<()> {
+    pub fn export(&self, state: &State, ranges: Option<&CalibrationTable>) -> Result<()> {
         let config = serde_json::to_string_pretty(&state.settings.config)? + "\n";
         let counts: String = state.settings.inputs.class_counts.iter().map(|count| format!("{count}\n")).collect();
         let names: String = state.settings.inputs.class_names.iter().map(|name| format!("{name}\n")).collect();
@@ -142,7 +162,10 @@ impl Folder {
                 atomic_file::write(&self.path.join(name), text.as_bytes())?;
             }
         }
-        atomic_file::write(&self.path.join(MODEL), &safetensors::encode(tensors, None)?)
+        if let Some(ranges) = ranges {
+            ranges.write(&self.path.join(CALIBRATION))?;
+        }
+        atomic_file::write(&self.path.join(MODEL), &safetensors::encode(&state.model, None)?)
     }
 }
 
@@ -175,6 +198,19 @@ mod tests {
             assert!(error.contains(name), "{error}");
             assert_eq!(fs::read(place.path().join(name)).unwrap(), b"precious");
         }
+    }
+
+    #[test]
+    fn remains_of_a_killed_process_are_removed() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = Folder::create(place.path()).unwrap();
+        for name in [".train.state.17.0.tmp", ".model.safetensors.17.3.tmp", ".mine.tmp", "train.state.tmp"] {
+            fs::write(place.path().join(name), b"half").unwrap();
+        }
+        folder.drop_remains().unwrap();
+        let mut left: Vec<_> = fs::read_dir(place.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, [".mine.tmp", "log.jsonl", "train.state.tmp"]);
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub mod net;
 pub mod optimizer;
 pub mod params;
 pub mod plan;
+pub mod qat;
 pub mod router;
 pub mod sampler;
 pub mod schedule;

@@ -12,7 +12,9 @@ use super::ops::plain;
 use super::ops::simd::Level;
 use super::params::{Loaded, Named, Params};
 use super::plan::{HeadKind, Plan};
+use super::qat::Quantization;
 use crate::checkpoint;
+use crate::lower::integer;
 
 /// What batch normalisation does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +73,8 @@ pub struct Net {
     level: Option<Level>,
     /// Memory of the last size of image.
     engine: Mutex<Option<Engine>>,
+    /// If it computes as the integer network will.
+    quantization: Option<Quantization>,
 }
 
 impl Net {
@@ -81,12 +85,27 @@ impl Net {
     pub fn new(plan: Plan, device: &Device, seed: u64) -> Result<Self> {
         let params = Params::new(&plan, device, seed)?;
         let level = device.is_cpu().then(Level::best);
-        Ok(Self { plan, params, level, engine: Mutex::new(None) })
+        Ok(Self { plan, params, level, engine: Mutex::new(None), quantization: None })
     }
 
     /// Computes with candle's own operations from now on, as on other devices than CPUs: slower there.
     pub fn use_plain_ops(&mut self) {
         self.level = None;
+    }
+
+    /// Computes with rounded weights and activations from now on, by fixed running statistics: see [`super::qat`].
+    /// `None` ends that.
+    ///
+    /// # Errors
+    /// If the network is not on a CPU, or computes with candle's own operations.
+    pub fn quantize(&mut self, quantization: Option<Quantization>) -> Result<()> {
+        ensure!(
+            self.level.is_some() || quantization.is_none(),
+            "quantization-aware training runs on the CPU only; leave the GPU out"
+        );
+        self.quantization = quantization;
+        self.engine = Mutex::new(None);
+        Ok(())
     }
 
     /// Computes with other vectors.
@@ -197,7 +216,11 @@ impl Net {
         let pixels = images.flatten_all()?.to_vec1::<f32>()?;
         let mut engine = self.engine.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if !engine.as_ref().is_some_and(|engine| engine.fits([height, width])) {
-            *engine = Some(Engine::new(&self.plan, [height, width], level)?);
+            let mut new = Engine::new(&self.plan, [height, width], level)?;
+            if let Some(quantization) = &self.quantization {
+                new.quantize(quantization)?;
+            }
+            *engine = Some(new);
         }
         let engine = engine.as_mut().context("there is an engine")?;
         let features = engine.forward(&pixels, &self.params, mode)?;
@@ -216,7 +239,7 @@ impl Net {
     }
 
     /// Gradients of all parameters, zeros where the loss does not depend on them.
-    fn gradients_in(&self, store: &GradStore) -> Result<Vec<Tensor>> {
+    pub(super) fn gradients_in(&self, store: &GradStore) -> Result<Vec<Tensor>> {
         let gradient = |named: &Named| match store.get(&named.var) {
             Some(gradient) => Ok(gradient.clone()),
             None => named.var.zeros_like(),
@@ -225,7 +248,7 @@ impl Net {
     }
 
     /// All in candle's own operations.
-    fn plain(&self, images: &Tensor, mode: Mode) -> Result<Outputs> {
+    pub(super) fn plain(&self, images: &Tensor, mode: Mode) -> Result<Outputs> {
         let (_, height, width, channels) = images.dims4().context("images must have four dimensions")?;
         ensure!(channels == 3, "images have {channels} channels; expected [N, H, W, 3]");
         let images = images.permute((0, 3, 1, 2))?.contiguous()?;
@@ -249,16 +272,27 @@ impl Net {
                     false => logits,
                 })
             };
-            logits.push(match head.kind {
-                HeadKind::Linear { bias } => biased(feature.matmul(&weight.t()?)?, bias)?,
-                HeadKind::Normed { scale } => (plain::unit(feature, 1)?.matmul(&plain::unit(weight, 0)?)? * scale)?,
-                HeadKind::Cosine { scale, bias } => {
-                    biased((plain::unit(feature, 1)?.matmul(&plain::unit(weight, 1)?.t()?)? * scale)?, bias)?
-                }
-            });
+            // The weight by which features, `unit` long or as they are, are multiplied: `[classes][features]`.
+            let (weight, unit, bias) = match head.kind {
+                HeadKind::Linear { bias } => (weight.as_tensor().clone(), false, bias),
+                HeadKind::Normed { scale } => ((plain::unit(weight, 0)?.t()? * scale)?, true, false),
+                HeadKind::Cosine { scale, bias } => ((plain::unit(weight, 1)? * scale)?, true, bias),
+            };
+            let weight = if self.quantization.is_some() { rounded(&weight)? } else { weight };
+            let feature = if unit { plain::unit(feature, 1)? } else { feature.clone() };
+            logits.push(biased(feature.matmul(&weight.t()?)?, bias)?);
         }
         Ok(Outputs { logits, features })
     }
+}
+
+/// A classifier's weight as the artifact has it; gradients pass unchanged.
+fn rounded(weight: &Tensor) -> Result<Tensor> {
+    let (classes, features) = weight.dims2()?;
+    let mut values = weight.flatten_all()?.to_vec1::<f32>()?;
+    values.chunks_exact_mut(features).for_each(integer::round_row);
+    let moved = (Tensor::from_vec(values, (classes, features), weight.device())? - weight)?;
+    Ok((weight + moved.detach())?)
 }
 
 impl Outputs {

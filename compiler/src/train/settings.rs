@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
+use ride_calibrate::table::CalibrationTable;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -29,6 +30,9 @@ pub struct Settings {
     pub loss: loss::Settings,
     /// What the teacher adds; `None` without one.
     pub distillation: Option<Distillation>,
+    /// Ranges that the network is quantized by while it is trained; `None` trains in float.
+    #[serde(default)]
+    pub quantization: Option<CalibrationTable>,
     /// Examples in a batch.
     pub batch: usize,
     /// How examples are chosen.

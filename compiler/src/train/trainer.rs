@@ -3,7 +3,6 @@
 //! It ends when the schedule does, when somebody asks it to stop, or with an error; in each case the folder holds a state
 //! to go on from: written at the end of every epoch and when training stops, never with numbers that are not finite.
 
-use std::collections::BTreeMap;
 use std::sync::mpsc::Receiver;
 use std::time::Instant;
 
@@ -14,14 +13,16 @@ use ride_calibrate::preprocess::Preprocess;
 use serde::Serialize;
 
 use super::batches::{Batch, Position, Source};
+use super::evaluate;
 use super::folder::Folder;
 use super::loss::{self, RideLoss};
 use super::net::Net;
 use super::optimizer::Sgd;
+use super::qat::Quantization;
 use super::settings::Settings;
 use super::state::{Progress, State};
 use super::teacher::Teacher;
-use crate::checkpoint;
+use crate::network::Network;
 
 /// What happens during training, for those who watch.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -81,6 +82,7 @@ pub struct Trainer<'a> {
     teacher: Option<Teacher>,
     data: &'a DataSet,
     folder: &'a Folder,
+    quantization: Option<Quantization>,
     progress: Progress,
     /// Where training was taken up.
     start: Progress,
@@ -145,7 +147,14 @@ impl<'a> Trainer<'a> {
         let loss = RideLoss::new(settings.loss, &settings.inputs.class_counts, net.device())?;
         let sgd = Sgd::new(settings.optimizer, net.parameters())?;
         let (progress, start) = (Progress::default(), Progress::default());
-        Ok(Self { settings, net, sgd, loss, teacher, data, folder, progress, start })
+        let mut trainer = Self { settings, net, sgd, loss, teacher, data, folder, progress, start, quantization: None };
+        if let Some(ranges) = &trainer.settings.quantization {
+            // Structure and normalisation count here, weights do not.
+            let quantization = Quantization::new(&trainer.network()?, ranges).context("the calibrated ranges")?;
+            trainer.net.quantize(Some(quantization.clone()))?;
+            trainer.quantization = Some(quantization);
+        }
+        Ok(trainer)
     }
 
     /// Trains until the end.
@@ -156,14 +165,11 @@ impl<'a> Trainer<'a> {
     pub fn run(&mut self, watch: &Watch<'_>) -> Result<End> {
         let Settings { augment, sampling, batch, seed, .. } = self.settings;
         let source = Source { data: self.data, recipe: augment, sampling, batch, seed };
-        source.run(self.progress.position, |batches| self.follow(&source, batches, watch))?.with_context(|| {
-            let Position { epoch, batch } = self.saved().unwrap_or_default();
-            format!("training stopped; saved is what was learned in {epoch} epochs and {batch} batches")
-        })
+        source.run(self.progress.position, |batches| self.follow(&source, batches, watch))?
     }
 
-    /// Where the state in the folder is.
-    fn saved(&self) -> Option<Position> {
+    /// What the state in the folder holds; `None` if there is none yet.
+    pub fn saved(&self) -> Option<Position> {
         State::read(&self.folder.state()).ok().map(|state| state.progress.position)
     }
 
@@ -276,12 +282,21 @@ impl<'a> Trainer<'a> {
         })
     }
 
-    /// The network's tensors by their official names.
+    /// The network as `build` will see it.
+    fn network(&self) -> Result<Network> {
+        evaluate::imported(&self.settings.config, &self.net)
+    }
+
+    /// Writes the network in its present state for `build`.
     ///
     /// # Errors
-    /// If the device fails.
-    pub fn tensors(&self) -> Result<BTreeMap<String, checkpoint::Tensor>> {
-        self.net.tensors()
+    /// Names the file that cannot be written.
+    pub fn export(&self) -> Result<()> {
+        let ranges = match &self.quantization {
+            Some(quantization) => Some(quantization.table(&self.network()?)?),
+            None => None,
+        };
+        self.folder.export(&self.state()?, ranges.as_ref())
     }
 
     fn save(&self) -> Result<()> {

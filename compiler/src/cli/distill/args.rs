@@ -32,6 +32,8 @@ Example:
   END
   ride-compile distill --teacher runs/my-ride --student student.toml --data train/ --val test/ -o runs/small
   ride-compile distill --from-scratch --student runs/old/config.json --data train/ --epochs 200 -o runs/new
+  ride-compile distill --teacher runs/my-ride --init runs/small --student student.toml --qat --epochs 2 \\
+    --data train/ -o runs/int8
   ride-compile distill --resume -o runs/small")]
 pub(crate) struct DistillArgs {
     /// Folder to write to; it must not hold a model yet
@@ -53,6 +55,13 @@ pub(crate) struct DistillArgs {
     /// Start from random weights although there is a teacher
     #[arg(long)]
     pub(super) random_init: bool,
+    /// Start from the weights of this checkpoint instead of the teacher's
+    #[arg(long, value_name = "MODEL", conflicts_with = "random_init")]
+    pub(super) init: Option<PathBuf>,
+    /// Train for int8: the network computes with the artifact's integers, by ranges that are calibrated first and written
+    /// as calibration.json; the teacher stays in float. Needs weights to start from
+    #[arg(long, conflicts_with_all = ["random_init", "resume"])]
+    pub(super) qat: bool,
     #[command(flatten)]
     pub(super) data: TrainingData,
     #[command(flatten)]
@@ -102,7 +111,7 @@ pub(super) struct TrainingArgs {
     /// Images in a batch
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(2..=65536))]
     batch: u32,
-    /// Highest learning rate [default: 0.1]
+    /// Highest learning rate [default: 0.1; with --qat 0.001]
     #[arg(long, value_name = "RATE")]
     pub(super) lr: Option<f64>,
     /// How the rate falls: in two steps after 80 and 90 % of the epochs, or along a cosine
@@ -179,13 +188,13 @@ impl TrainingData {
 }
 
 impl TrainingArgs {
-    pub(super) fn schedule(&self) -> Schedule {
+    pub(super) fn schedule(&self, qat: bool) -> Schedule {
         let decay = match self.schedule {
             ScheduleArg::Step => Decay::Step { first: 0.8, second: 0.9, gamma: self.gamma },
             ScheduleArg::Cosine => Decay::Cosine { end: 0.0 },
         };
         let epochs = f64::from(self.epochs);
-        Schedule { rate: self.lr.unwrap_or(0.1), warmup: self.warmup * epochs, decay, epochs }
+        Schedule { rate: self.lr.unwrap_or(if qat { 0.001 } else { 0.1 }), warmup: self.warmup * epochs, decay, epochs }
     }
 
     pub(super) fn optimizer(&self) -> optimizer::Settings {

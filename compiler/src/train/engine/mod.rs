@@ -5,6 +5,7 @@
 //! image's activation is made, convolved and measured while it is in the cache, and on the way back its gradient takes
 //! the place of the activation. Classifiers and losses are candle's business: they are small.
 
+mod integer;
 mod norm;
 mod part;
 mod schedule;
@@ -17,7 +18,8 @@ use super::ops::pool;
 use super::ops::simd::Level;
 use super::params::Params;
 use super::plan::Plan;
-use part::{LayerGrad, OutputGrad, PartTape};
+use super::qat::Quantization;
+use part::{Input, LayerGrad, OutputGrad, PartTape};
 use schedule::Schedule;
 
 /// Colours of an image.
@@ -31,6 +33,10 @@ pub(super) struct Engine {
     experts: Vec<PartTape>,
     /// The batch, with the border of the first convolution.
     images: Vec<f32>,
+    /// A pixel of that border.
+    border: Vec<f32>,
+    /// For each colour, if pixels are integers: the real value of one, and the integer that stands for zero.
+    pixels: Option<Vec<(f64, f64)>>,
     count: usize,
     /// Gradient of the stem's output.
     shared_grad: Vec<f32>,
@@ -50,7 +56,24 @@ impl Engine {
         let shared = if stem.is_empty() { image } else { stem.output().0 };
         let expert = |part| Ok(PartTape::new(Schedule::new(part, shared, level)?, level));
         let experts = plan.experts.iter().map(expert).collect::<Result<_>>()?;
-        Ok(Self { image, stem, experts, images: Vec::new(), count: 0, shared_grad: Vec::new() })
+        let border = vec![0.0; COLOURS];
+        Ok(Self { image, stem, experts, images: Vec::new(), border, pixels: None, count: 0, shared_grad: Vec::new() })
+    }
+
+    /// Computes as the integer network from now on.
+    ///
+    /// # Errors
+    /// If the quantization is not of this network.
+    pub(super) fn quantize(&mut self, quantization: &Quantization) -> Result<()> {
+        self.pixels = Some(quantization.pixels());
+        self.border = quantization.pixels().iter().map(|(_, zero)| zero.round().clamp(-128.0, 127.0) as f32).collect();
+        self.images.clear();
+        let mut shared = None;
+        if !self.stem.is_empty() {
+            self.stem.quantize(quantization, None)?;
+            shared = self.stem.output_quant();
+        }
+        self.experts.iter_mut().try_for_each(|expert| expert.quantize(quantization, shared))
     }
 
     /// Whether it was made for images of this size.
@@ -63,23 +86,38 @@ impl Engine {
         let dense = self.image.dense().len();
         ensure!(images.len().is_multiple_of(dense) && !images.is_empty(), "there is no image, or not a whole one");
         self.count = images.len() / dense;
-        self.images.resize(self.count * self.image.len(), 0.0);
+        if self.images.len() != self.count * self.image.len() {
+            self.images = self.border.repeat(self.count * self.image.len() / COLOURS);
+        }
         for (from, to) in images.chunks_exact(dense).zip(self.images.chunks_exact_mut(self.image.len())) {
             for (row, from) in from.chunks_exact(self.image.row()).enumerate() {
-                to[self.image.range(row)].copy_from_slice(from);
+                let to = &mut to[self.image.range(row)];
+                to.copy_from_slice(from);
+                let Some(pixels) = &self.pixels else { continue };
+                for pixel in to.chunks_exact_mut(COLOURS) {
+                    for (x, (step, zero)) in pixel.iter_mut().zip(pixels) {
+                        *x = (f64::from(*x) / step + zero).round() as f32;
+                    }
+                }
             }
         }
         if !self.stem.is_empty() {
-            self.stem.forward(&self.images, self.count, params, mode)?;
+            let images = Input { values: &self.images, codes: &self.images };
+            self.stem.forward(images, self.count, params, mode)?;
         }
-        let shared = if self.stem.is_empty() { &self.images } else { self.stem.output().1 };
+        let images = Input { values: &self.images, codes: &self.images };
+        let shared = if self.stem.is_empty() { images } else { self.stem.output().1 };
         let mut features = Vec::new();
         for expert in &mut self.experts {
             expert.forward(shared, self.count, params, mode)?;
             let (plane, output) = expert.output();
             let mut feature = vec![0.0; self.count * plane.channels];
-            let images = output.chunks_exact(plane.len());
+            let images = output.values.chunks_exact(plane.len());
             images.zip(feature.chunks_exact_mut(plane.channels)).for_each(|(x, mean)| pool::mean(x, plane, mean));
+            if let Some(quant) = expert.output_quant() {
+                let unit = quant.output_scale() as f32;
+                feature.iter_mut().for_each(|value| *value *= unit);
+            }
             features.push(feature);
         }
         Ok(features)
@@ -93,7 +131,8 @@ impl Engine {
         if !stem.is_empty() {
             shared_grad.resize(self.count * stem.output().0.dense().len(), 0.0);
         }
-        let shared = if stem.is_empty() { images.as_slice() } else { stem.output().1 };
+        let images = Input { values: images, codes: images };
+        let shared = if stem.is_empty() { images } else { stem.output().1 };
         let mut grads = Vec::new();
         for (expert, feature) in experts.iter_mut().zip(features) {
             let layers = expert.backward(shared, OutputGrad::Mean(feature), shared_grad);

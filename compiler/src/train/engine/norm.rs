@@ -19,6 +19,8 @@ pub(super) struct Norm {
     pub(super) level: Vec<f32>,
     /// One for each channel.
     inverse_std: Vec<f64>,
+    /// Whether the coefficients do not depend on the batch.
+    fixed: bool,
 }
 
 /// Gradients of a normalisation's parameters.
@@ -85,6 +87,13 @@ impl Norm {
         self.mean = row(statistics.mean.iter().copied(), width);
     }
 
+    /// Passes gradients as they are.
+    pub(super) fn set_identity(&mut self, channels: usize, width: usize) {
+        let row = |value: f32| vec![value; channels * width];
+        let (scale, shift, mean) = (row(1.0), row(0.0), row(0.0));
+        *self = Self { scale, shift, mean, inverse_std: vec![1.0; channels], fixed: true, ..Self::default() };
+    }
+
     /// Coefficients of the backward direction from the images' sums, `[images][channels]`, of gradients and of gradients
     /// times deviations. `count` are the values of one channel.
     pub(super) fn backward(&mut self, sums: &[f32], deviations: &[f32], count: usize, width: usize) -> NormGrad {
@@ -100,6 +109,11 @@ impl Norm {
         let (mut slope, mut level) = (Vec::new(), Vec::new());
         for channel in 0..channels {
             let (scale, std) = (f64::from(self.scale[channel]), self.inverse_std[channel]);
+            if self.fixed {
+                slope.push(0.0);
+                level.push(0.0);
+                continue;
+            }
             let along = -scale * std * std * deviations[channel] / count as f64;
             slope.push(along);
             level.push(-scale * sums[channel] / count as f64 - along * f64::from(self.mean[channel]));

@@ -3,17 +3,21 @@
 //! Work is cut into chunks of images whose number does not depend on the threads that take them, and every sum over
 //! images is taken in the images' order: results do not depend on the number of threads.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use rayon::prelude::*;
 
+use super::integer::Folded;
 use super::norm::{Norm, NormGrad, Statistics};
-use super::schedule::{ActId, Added, Join, LayerId, Schedule, Stage};
+use super::schedule::{ActId, Added, Join, LayerId, Schedule, Stage, Wired};
+use crate::lower::integer::{Quant, Source, rescale};
 use crate::train::net::Mode;
 use crate::train::ops::norm::{self as ops, Denormalize, Deviation, Mask, Moments, Term};
 use crate::train::ops::plane::Plane;
 use crate::train::ops::pool;
+use crate::train::ops::quant::{self, Base, IntegerJoin};
 use crate::train::ops::simd::Level;
 use crate::train::params::Params;
+use crate::train::qat::Quantization;
 
 /// Chunks of a batch, and of one whose largest layer has more weights than [`LARGE`]: each has a gradient of its own.
 const CHUNKS: usize = 16;
@@ -31,6 +35,32 @@ pub(super) struct PartTape {
     /// Outputs of convolutions.
     outputs: Vec<Vec<f32>>,
     norms: Vec<Norm>,
+    /// If it computes as the integer network.
+    integer: Option<Integer>,
+    /// What convolutions read of wide activations of the integer network.
+    codes: Vec<Vec<f32>>,
+}
+
+/// The integer network's representation of a part.
+#[derive(Debug)]
+struct Integer {
+    quantization: Quantization,
+    /// Of each activation; `None` for images.
+    acts: Vec<Option<Quant>>,
+    /// Of each layer that is a projection.
+    projections: Vec<Option<Quant>>,
+    /// For each activation that an option-A shortcut leads to, the shortcut's representation and factor.
+    shortcuts: Vec<Option<(Quant, (i32, u8))>>,
+    folded: Vec<Folded>,
+}
+
+/// A part's input: one image after the other, with borders.
+#[derive(Clone, Copy)]
+pub(super) struct Input<'a> {
+    /// What shortcuts read.
+    pub(super) values: &'a [f32],
+    /// What convolutions read.
+    pub(super) codes: &'a [f32],
 }
 
 /// The gradient of a part's output.
@@ -54,6 +84,8 @@ struct ForwardJob<'a> {
     images: usize,
     act: &'a mut [f32],
     pooled: &'a mut [f32],
+    /// What convolutions read of the activation, where that is rounded.
+    codes: &'a mut [f32],
     /// For each layer of the stage, its output and its moments.
     layers: Vec<(&'a mut [f32], &'a mut [f32])>,
 }
@@ -85,7 +117,8 @@ impl PartTape {
         let acts = vec![Vec::new(); schedule.acts.len()];
         let outputs = vec![Vec::new(); schedule.layers.len()];
         let norms = schedule.layers.iter().map(|_| Norm::default()).collect();
-        Self { schedule, level, images: 0, acts, outputs, norms }
+        let codes = acts.clone();
+        Self { schedule, level, images: 0, acts, outputs, norms, integer: None, codes }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -97,15 +130,63 @@ impl PartTape {
     }
 
     /// Shape and values of the output.
-    pub(super) fn output(&self) -> (Plane, &[f32]) {
+    pub(super) fn output(&self) -> (Plane, Input<'_>) {
         let act = self.schedule.acts.len() - 1;
-        (self.schedule.acts[act], &self.acts[act])
+        let values = self.acts[act].as_slice();
+        let codes = if self.is_wide(act) { self.codes[act].as_slice() } else { values };
+        (self.schedule.acts[act], Input { values, codes })
+    }
+
+    /// Computes as the integer network from now on. `input` is the representation of the part's input; `None` is images.
+    ///
+    /// # Errors
+    /// If a value has no representation.
+    pub(super) fn quantize(&mut self, quantization: &Quantization, input: Option<Quant>) -> Result<()> {
+        let mut acts = vec![input];
+        for name in self.schedule.names.iter().skip(1) {
+            acts.push(Some(quantization.get(name)?));
+        }
+        let mut projections = vec![None; self.schedule.layers.len()];
+        let mut shortcuts = vec![None; acts.len()];
+        for join in self.schedule.stages.iter().filter_map(|stage| stage.join) {
+            match join.added {
+                Added::Layer(layer) => {
+                    projections[layer] = Some(quantization.get(&self.schedule.layers[layer].value)?);
+                }
+                Added::OptionA { act, .. } => {
+                    let (block, _) = self.schedule.names[join.act].rsplit_once('.').context("a block has a name")?;
+                    let quant = quantization.get(&format!("{block}.shortcut"))?;
+                    let from = acts[act].context("images have no shortcut")?;
+                    shortcuts[join.act] = Some((quant, rescale(&from, &quant)?));
+                }
+                _ => {}
+            }
+        }
+        let folded = Vec::new();
+        self.integer = Some(Integer { quantization: quantization.clone(), acts, projections, shortcuts, folded });
+        Ok(())
+    }
+
+    /// The representation of the output, if it is integers.
+    pub(super) fn output_quant(&self) -> Option<Quant> {
+        self.integer.as_ref().and_then(|integer| *integer.acts.last()?)
+    }
+
+    /// Whether an activation that this part makes has 16 bits, of which convolutions read eight.
+    fn is_wide(&self, act: ActId) -> bool {
+        let quant = self.integer.as_ref().and_then(|integer| integer.acts[act]);
+        act > 0 && quant.is_some_and(|quant| quant.wide)
     }
 
     fn resize(&mut self, images: usize) {
         self.images = images;
         for (act, plane) in self.acts.iter_mut().zip(&self.schedule.acts).skip(1) {
             act.resize(images * plane.len(), 0.0);
+        }
+        for act in 0..self.acts.len() {
+            if self.is_wide(act) {
+                self.codes[act].resize(self.acts[act].len(), 0.0);
+            }
         }
         for (output, wired) in self.outputs.iter_mut().zip(&self.schedule.layers) {
             output.resize(images * wired.conv.output().len(), 0.0);
@@ -119,12 +200,19 @@ impl PartTape {
     }
 
     /// Runs a batch. `input` are the images' values with the border of the schedule's input.
-    pub(super) fn forward(&mut self, input: &[f32], images: usize, params: &Params, mode: Mode) -> Result<()> {
+    pub(super) fn forward(&mut self, input: Input<'_>, images: usize, params: &Params, mode: Mode) -> Result<()> {
         self.resize(images);
-        for layer in 0..self.schedule.layers.len() {
+        let folded = self.integer.is_some();
+        if folded {
+            self.fold(params, mode)?;
+        }
+        for layer in (0..self.schedule.layers.len()).filter(|_| !folded) {
             let wired = &mut self.schedule.layers[layer];
             let weight = params.get(&format!("{}.weight", wired.names.conv))?.flatten_all()?.to_vec1::<f32>()?;
-            wired.conv.pack(&weight, mode == Mode::Train);
+            wired.conv.pack(&weight);
+            if mode == Mode::Train {
+                wired.conv.pack_backward(&weight);
+            }
             if mode == Mode::Eval {
                 let get = |field: &str| params.get(&format!("{}.{field}", wired.names.norm));
                 let statistics = Statistics::running(get("running_mean")?, get("running_var")?)?;
@@ -134,7 +222,7 @@ impl PartTape {
         for stage in 0..self.schedule.stages.len() {
             let moments = self.forward_stage(stage, input, mode);
             for (&layer, moments) in self.schedule.stages[stage].layers.clone().iter().zip(&moments) {
-                if mode == Mode::Eval {
+                if mode == Mode::Eval || folded {
                     continue;
                 }
                 let wired = &self.schedule.layers[layer];
@@ -148,6 +236,33 @@ impl PartTape {
         Ok(())
     }
 
+    /// Rounds the weights.
+    fn fold(&mut self, params: &Params, mode: Mode) -> Result<()> {
+        let Some(integer) = &mut self.integer else { return Ok(()) };
+        let mut sources = vec![0; self.schedule.layers.len()];
+        for stage in &self.schedule.stages {
+            stage.layers.iter().for_each(|&layer| sources[layer] = stage.source());
+        }
+        let fold = |(layer, wired): (usize, &Wired)| {
+            let source = match integer.acts[sources[layer]] {
+                Some(quant) => Source::Activation(quant),
+                None => Source::Image(integer.quantization.input()),
+            };
+            let output = integer.projections[layer].or(integer.acts[wired.consumer]);
+            Folded::new(&wired.names, params, source, &output.context("the result of a layer is an activation")?)
+        };
+        integer.folded = self.schedule.layers.par_iter().enumerate().map(fold).collect::<Result<_>>()?;
+        for ((wired, folded), norm) in self.schedule.layers.iter_mut().zip(&integer.folded).zip(&mut self.norms) {
+            wired.conv.pack(&folded.codes);
+            if mode == Mode::Train {
+                wired.conv.pack_backward(&folded.weight);
+            }
+            let output = wired.conv.output();
+            norm.set_identity(output.channels, output.width);
+        }
+        Ok(())
+    }
+
     fn set_norm(&mut self, layer: LayerId, statistics: &Statistics, params: &Params) -> Result<()> {
         let wired = &self.schedule.layers[layer];
         let get = |field: &str| params.get(&format!("{}.{field}", wired.names.norm));
@@ -157,7 +272,7 @@ impl PartTape {
     }
 
     /// Makes a stage's activation and convolves it; returns each layer's moments, empty in evaluation.
-    fn forward_stage(&mut self, index: usize, input: &[f32], mode: Mode) -> Vec<Vec<f32>> {
+    fn forward_stage(&mut self, index: usize, input: Input<'_>, mode: Mode) -> Vec<Vec<f32>> {
         let stage = self.schedule.stages[index].clone();
         let planes = stage.layers.iter().map(|&layer| self.schedule.layers[layer].conv.output());
         let planes: Vec<Plane> = planes.collect();
@@ -167,6 +282,8 @@ impl PartTape {
         };
         let mut act = stage.join.map(|join| std::mem::take(&mut self.acts[join.act])).unwrap_or_default();
         let mut pooled = stage.pooled.map(|pooled| std::mem::take(&mut self.acts[pooled])).unwrap_or_default();
+        let source = stage.source();
+        let mut codes = std::mem::take(&mut self.codes[source]);
         let mut outputs: Vec<Vec<f32>> =
             stage.layers.iter().map(|&layer| std::mem::take(&mut self.outputs[layer])).collect();
         let chunk = self.chunk();
@@ -177,11 +294,13 @@ impl PartTape {
                 images: chunk.min(self.images - first),
                 act: &mut [],
                 pooled: &mut [],
+                codes: &mut [],
                 layers: Vec::new(),
             })
             .collect();
         split(&mut act, self.images, chunk, &mut jobs, |job, part| job.act = part);
         split(&mut pooled, self.images, chunk, &mut jobs, |job, part| job.pooled = part);
+        split(&mut codes, self.images, chunk, &mut jobs, |job, part| job.codes = part);
         for (output, moments) in outputs.iter_mut().zip(&mut moments) {
             split(output, self.images, chunk, &mut jobs, |job, part| job.layers.push((part, &mut [])));
             split(moments, self.images, chunk, &mut jobs, |job, part| {
@@ -197,14 +316,15 @@ impl PartTape {
         if let Some(id) = stage.pooled {
             self.acts[id] = pooled;
         }
+        self.codes[source] = codes;
         for (&layer, output) in stage.layers.iter().zip(outputs) {
             self.outputs[layer] = output;
         }
         moments
     }
 
-    fn forward_chunk(&self, stage: &Stage, input: &[f32], job: ForwardJob<'_>) {
-        let ForwardJob { first, images, act, pooled, mut layers } = job;
+    fn forward_chunk(&self, stage: &Stage, input: Input<'_>, job: ForwardJob<'_>) {
+        let ForwardJob { first, images, act, pooled, codes, mut layers } = job;
         for index in 0..images {
             let image = first + index;
             if let Some(join) = stage.join {
@@ -216,11 +336,17 @@ impl PartTape {
                     pool::max(output, plane, &mut pooled[index * to.len()..][..to.len()], to);
                 }
             }
-            let source = self.schedule.acts[stage.source()].len();
-            let value = match (stage.pooled, stage.join) {
-                (Some(_), _) => &pooled[index * source..][..source],
-                (None, Some(_)) => &act[index * source..][..source],
-                (None, None) => &input[image * source..][..source],
+            let plane = self.schedule.acts[stage.source()];
+            let range = index * plane.len()..(index + 1) * plane.len();
+            let made = if stage.pooled.is_some() { &mut *pooled } else { &mut *act };
+            let wide = self.is_wide(stage.source());
+            if wide {
+                quant::codes(&made[range.clone()], plane, &mut codes[range.clone()]);
+            }
+            let value = match (stage.join, wide) {
+                (None, _) => &input.codes[image * plane.len()..][..plane.len()],
+                (Some(_), false) => &made[range],
+                (Some(_), true) => &codes[range],
             };
             for (&layer, (output, moments)) in stage.layers.iter().zip(&mut layers) {
                 let conv = &self.schedule.layers[layer].conv;
@@ -236,18 +362,40 @@ impl PartTape {
     }
 
     /// Makes one image's activation.
-    fn make(&self, join: Join, image: usize, input: &[f32], output: &mut [f32]) {
+    fn make(&self, join: Join, image: usize, input: Input<'_>, output: &mut [f32]) {
+        if let Some(integer) = &self.integer {
+            self.make_integer(integer, join, (image, input), output);
+            return;
+        }
         let added = match join.added {
             Added::None => ops::Added::None,
-            Added::Same(act) => ops::Added::Same(self.act(act, image, input), self.schedule.acts[act]),
+            Added::Same(act) => ops::Added::Same(self.act(act, image, input.values), self.schedule.acts[act]),
             Added::OptionA { act, stride, pad } => {
-                let (x, plane) = (self.act(act, image, input), self.schedule.acts[act]);
+                let (x, plane) = (self.act(act, image, input.values), self.schedule.acts[act]);
                 ops::Added::OptionA { x, plane, stride, pad }
             }
             Added::Layer(layer) => ops::Added::Term(self.term(layer, image)),
         };
         let plane = self.schedule.acts[join.act];
         ops::Join { term: self.term(join.layer, image), added, plane, output }.run(self.level);
+    }
+
+    fn make_integer(&self, integer: &Integer, join: Join, (image, input): (usize, Input<'_>), output: &mut [f32]) {
+        let Some(quant) = integer.acts[join.act] else { return };
+        let value = |act: ActId| (self.act(act, image, input.values), self.schedule.acts[act]);
+        let base = match join.added {
+            Added::None => Base::None,
+            Added::Same(act) => Base::Same(value(act).0, value(act).1),
+            Added::OptionA { act, stride, pad } => {
+                let Some((shortcut, factor)) = integer.shortcuts[join.act] else { return };
+                let ((x, plane), limits) = (value(act), shortcut.limits(false));
+                Base::OptionA { x, plane, stride, pad, factor, limits }
+            }
+            Added::Layer(layer) => Base::Raw(self.y(layer, image), &integer.folded[layer].requantize),
+        };
+        let requantize = &integer.folded[join.layer].requantize;
+        let (y, plane) = (self.y(join.layer, image), self.schedule.acts[join.act]);
+        IntegerJoin { y, requantize, base, limits: quant.limits(true), wide: quant.wide, plane, output }.run();
     }
 
     /// One image of an activation.
@@ -270,20 +418,29 @@ impl PartTape {
 
     /// Gradients of all layers, for the batch that [`PartTape::forward`] ran in training mode; the activations are gone
     /// afterwards. The input's gradient is added to `input_grad`, without border, unless that is empty.
-    pub(super) fn backward(&mut self, input: &[f32], output: OutputGrad<'_>, input_grad: &mut [f32]) -> Vec<LayerGrad> {
+    pub(super) fn backward(
+        &mut self,
+        input: Input<'_>,
+        output: OutputGrad<'_>,
+        input_grad: &mut [f32],
+    ) -> Vec<LayerGrad> {
         let mut weights: Vec<Vec<f32>> = vec![Vec::new(); self.schedule.layers.len()];
         let mut norms: Vec<Option<NormGrad>> = (0..weights.len()).map(|_| None).collect();
         for index in (0..self.schedule.stages.len()).rev() {
             self.backward_stage(index, input, output, input_grad, (&mut weights, &mut norms));
         }
         let grads = weights.into_iter().zip(norms);
-        grads.filter_map(|(weight, norm)| norm.map(|norm| LayerGrad { weight, norm })).collect()
+        let grads = grads.filter_map(|(weight, norm)| norm.map(|norm| LayerGrad { weight, norm }));
+        match &self.integer {
+            None => grads.collect(),
+            Some(integer) => grads.zip(&integer.folded).map(|(grad, folded)| folded.unfold(grad)).collect(),
+        }
     }
 
     fn backward_stage(
         &mut self,
         index: usize,
-        input: &[f32],
+        input: Input<'_>,
         output: OutputGrad<'_>,
         input_grad: &mut [f32],
         (weights, norms): (&mut [Vec<f32>], &mut [Option<NormGrad>]),
@@ -339,7 +496,7 @@ impl PartTape {
         }
     }
 
-    fn backward_chunk(&self, stage: &Stage, input: &[f32], output: OutputGrad<'_>, mut job: BackwardJob<'_>) {
+    fn backward_chunk(&self, stage: &Stage, input: Input<'_>, output: OutputGrad<'_>, mut job: BackwardJob<'_>) {
         let source = self.schedule.acts[stage.source()];
         // Images have no gradient.
         let wanted = stage.join.is_some() || !job.input_grad.is_empty();
@@ -354,8 +511,11 @@ impl PartTape {
                 output.of(image, source, &mut scratch.grad);
             }
             let value = match (stage.pooled, stage.join) {
+                (_, Some(_)) if self.is_wide(stage.source()) => {
+                    &self.codes[stage.source()][image * source.len()..][..source.len()]
+                }
                 (None, Some(_)) => &job.act[index * source.len()..][..source.len()],
-                _ => self.act(stage.source(), image, input),
+                _ => self.act(stage.source(), image, input.codes),
             };
             for (number, &layer) in stage.layers.iter().enumerate() {
                 self.layer_grad(layer, image, &mut scratch.layers[number]);
@@ -444,7 +604,12 @@ impl PartTape {
         });
         let deviations = deviations.collect();
         let range = own(job.sums);
-        Mask { plane, x, grad, sums: &mut job.sums[range], deviations }.run(self.level);
+        let quant = self.integer.as_ref().and_then(|integer| integer.acts[join.act]);
+        let ceiling = quant.map_or(f32::INFINITY, |quant| {
+            let limits = quant.limits(true);
+            f32::from(limits.max) - f32::from(limits.zero)
+        });
+        Mask { plane, x, grad, ceiling, sums: &mut job.sums[range], deviations }.run(self.level);
     }
 }
 

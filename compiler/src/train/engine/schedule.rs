@@ -52,6 +52,8 @@ pub(super) struct Stage {
 pub(super) struct Wired {
     pub(super) conv: Conv,
     pub(super) names: ConvNorm,
+    /// Name of its own value in [`crate::network::Network`].
+    pub(super) value: String,
     /// The activation that its normalised output becomes part of.
     pub(super) consumer: ActId,
 }
@@ -63,6 +65,8 @@ pub(super) struct Schedule {
     pub(super) layers: Vec<Wired>,
     /// Shapes of activations.
     pub(super) acts: Vec<Plane>,
+    /// Their names in [`crate::network::Network`]; empty for the input.
+    pub(super) names: Vec<String>,
 }
 
 impl Stage {
@@ -76,7 +80,8 @@ impl Schedule {
     /// # Errors
     /// If the image is too small for a layer.
     pub(super) fn new(part: &Part, input: Plane, level: Level) -> Result<Self> {
-        let mut schedule = Self { acts: vec![input], stages: vec![Stage::default()], ..Self::default() };
+        let mut schedule =
+            Self { acts: vec![input], names: vec![String::new()], stages: vec![Stage::default()], ..Self::default() };
         schedule.build(part, level).with_context(|| {
             format!("{} cannot run on an input of {} x {} pixels", part.name, input.height, input.width)
         })?;
@@ -87,12 +92,13 @@ impl Schedule {
         let mut blocks = part.blocks.iter().peekable();
         if let Some(first) = &part.first {
             let next = blocks.peek().map_or(OUTPUT_BORDER, |block| border(&block.convs[0]));
-            let layer = self.layer(first, level)?;
-            self.join(layer, Added::None, if part.max_pool { 0 } else { next });
+            let layer = self.layer(&part.name, first, level)?;
+            self.join(layer, Added::None, if part.max_pool { 0 } else { next }, format!("{}.relu1", part.name));
             if part.max_pool {
                 let plane = *self.acts.last().context("there is an activation")?;
                 let (height, width) = (pool::pooled(plane.height), pool::pooled(plane.width));
                 self.acts.push(Plane { height, width, border: next, ..plane });
+                self.names.push(format!("{}.maxpool", part.name));
                 let act = self.acts.len() - 1;
                 self.stage().pooled = Some(act);
             }
@@ -101,21 +107,22 @@ impl Schedule {
             let next = blocks.peek().map_or(OUTPUT_BORDER, |block| border(&block.convs[0]).max(OUTPUT_BORDER));
             let (start, input) = (self.stages.len() - 1, self.stage().source());
             let mut layer = 0;
+            let name = |relu: usize| format!("{}.{}.relu{relu}", part.name, block.node);
             let mut added = match &block.shortcut {
                 Shortcut::Identity => Added::Same(input),
                 Shortcut::OptionA { stride, pad } => Added::OptionA { act: input, stride: *stride, pad: *pad },
                 Shortcut::Projection(_) => Added::None,
             };
             for (index, names) in block.convs.iter().enumerate() {
-                layer = self.layer(names, level)?;
+                layer = self.layer(&part.name, names, level)?;
                 if let (0, Shortcut::Projection(names)) = (index, &block.shortcut) {
-                    added = Added::Layer(self.layer(names, level)?);
+                    added = Added::Layer(self.layer(&part.name, names, level)?);
                 }
                 if let Some(after) = block.convs.get(index + 1) {
-                    self.join(layer, Added::None, border(after));
+                    self.join(layer, Added::None, border(after), name(index + 1));
                 }
             }
-            self.join(layer, added, next);
+            self.join(layer, added, next, name(block.convs.len()));
             let output = self.acts.len() - 1;
             if matches!(added, Added::Same(_) | Added::OptionA { .. }) {
                 (self.stages[start].skip, self.stages[start].skip_to) = (Some(added), output);
@@ -129,19 +136,21 @@ impl Schedule {
     }
 
     /// Adds a convolution of the current stage's activation.
-    fn layer(&mut self, names: &ConvNorm, level: Level) -> Result<LayerId> {
+    fn layer(&mut self, part: &str, names: &ConvNorm, level: Level) -> Result<LayerId> {
         let source = self.stage().source();
         let input = self.acts[source];
         let conv = Conv::new(names.shape, input, level).with_context(|| format!("{} has no pixel left", names.conv))?;
-        self.layers.push(Wired { conv, names: names.clone(), consumer: 0 });
+        let value = format!("{part}.{}", names.node);
+        self.layers.push(Wired { conv, names: names.clone(), value, consumer: 0 });
         let layer = self.layers.len() - 1;
         self.stage().layers.push(layer);
         Ok(layer)
     }
 
     /// Begins a stage with an activation made of convolutions.
-    fn join(&mut self, layer: LayerId, added: Added, border: usize) {
+    fn join(&mut self, layer: LayerId, added: Added, border: usize, name: String) {
         let act = self.acts.len();
+        self.names.push(name);
         self.acts.push(Plane { border, ..self.layers[layer].conv.output() });
         self.layers[layer].consumer = act;
         if let Added::Layer(layer) = added {

@@ -106,21 +106,22 @@ impl Conv {
         self.shape.groups * self.windows.rows() * weight::padded(self.shape.output / self.shape.groups)
     }
 
-    /// Packs `weight`, `[output][input / groups][kernel][kernel]`, for the forward direction and, if asked, for
-    /// gradients of the input.
-    pub(in crate::train) fn pack(&mut self, weight: &[f32], backward: bool) {
-        let Convolution { input, output, kernel, stride, groups, .. } = self.shape;
-        let (inputs, outputs) = (input / groups, output / groups);
-        let window = kernel * kernel;
-        // Rows of the forward weights are window rows, window columns and input channels.
+    /// Packs `weight`, `[output][input / groups][kernel][kernel]`, for the forward direction.
+    pub(in crate::train) fn pack(&mut self, weight: &[f32]) {
+        let (inputs, outputs) = self.group();
+        let window = self.shape.kernel * self.shape.kernel;
+        // Rows are window rows, window columns and input channels.
         for (group, packed) in self.forward.iter_mut().enumerate() {
             packed.fill(self.level, window * inputs, outputs, |row, channel| {
                 weight[((group * outputs + channel) * inputs + row % inputs) * window + row / inputs]
             });
         }
-        if !backward {
-            return;
-        }
+    }
+
+    /// Packs the same weight for gradients of the input.
+    pub(in crate::train) fn pack_backward(&mut self, weight: &[f32]) {
+        let (inputs, outputs) = self.group();
+        let Convolution { kernel, stride, .. } = self.shape;
         for phase in &mut self.phases {
             let (first, columns) = (phase.first, phase.columns);
             let taps = phase.windows.rows() / outputs;
@@ -129,7 +130,7 @@ impl Conv {
                 packed.fill(self.level, taps * outputs, inputs, |row, channel| {
                     let (tap, from) = (taps - 1 - row / outputs, row % outputs);
                     let at = (first[0] + stride * (tap / columns)) * kernel + first[1] + stride * (tap % columns);
-                    weight[((group * outputs + from) * inputs + channel) * window + at]
+                    weight[((group * outputs + from) * inputs + channel) * kernel * kernel + at]
                 });
             }
         }

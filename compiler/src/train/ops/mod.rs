@@ -10,5 +10,6 @@ pub(super) mod norm;
 pub(super) mod plain;
 pub(super) mod plane;
 pub(super) mod pool;
+pub(super) mod quant;
 pub(super) mod simd;
 mod weight;

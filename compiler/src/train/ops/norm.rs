@@ -152,6 +152,8 @@ pub(in crate::train) struct Mask<'a> {
     pub(in crate::train) x: &'a mut [f32],
     /// Its gradient, without border.
     pub(in crate::train) grad: &'a [f32],
+    /// Where the activation is clipped, which has no gradient either.
+    pub(in crate::train) ceiling: f32,
     /// Sums over the image of the gradient behind ReLU, `[channels]`.
     pub(in crate::train) sums: &'a mut [f32],
     /// For each convolution that was added up.
@@ -167,12 +169,12 @@ impl Mask<'_> {
 impl Kernel for Mask<'_> {
     #[inline(always)]
     unsafe fn run<Wide: Simd, Narrow: Simd>(self) {
-        let Self { plane, x, grad, sums: output, deviations } = self;
+        let Self { plane, x, grad, ceiling, sums: output, deviations } = self;
         let mut sums = vec![0.0f32; plane.row()];
         for row in 0..plane.height {
             let grad = &grad[row * plane.row()..(row + 1) * plane.row()];
             for ((x, &grad), sum) in x[plane.range(row)].iter_mut().zip(grad).zip(&mut sums) {
-                *x = if *x > 0.0 { grad } else { 0.0 };
+                *x = if *x > 0.0 && *x < ceiling { grad } else { 0.0 };
                 *sum += *x;
             }
         }

@@ -28,7 +28,7 @@ pub use inherit::{Inheritance, inherit};
 /// Largest description that is read, in bytes.
 const MAX_BYTES: u64 = 1 << 20;
 /// Arguments of architectures that a student may have.
-const ARGS: [&str; 15] = [
+const ARGS: [&str; 14] = [
     "num_classes",
     "num_experts",
     "reduce_dimension",
@@ -39,11 +39,10 @@ const ARGS: [&str; 15] = [
     "layer2_blocks",
     "layer3_blocks",
     "layer4_blocks",
+    "layer1_output_dim",
     "layer2_output_dim",
     "layer3_output_dim",
     "layer4_output_dim",
-    "layer1_output_dim",
-    "name",
 ];
 /// Arguments of routers, which are trained when the experts are.
 const ROUTER_ARGS: [&str; 4] = ["top_choices_num", "pos_weight", "share_expert_help_pred_fc", "force_all"];

@@ -46,7 +46,8 @@ fn check(shape: Convolution, [height, width]: [usize; 2], extra_border: usize, l
     let mut conv = Conv::new(shape, plane, level).unwrap();
     let (x, weight) = (noise(1, plane.dense().len()), noise(2, shape.weights()));
     let grad = noise(3, conv.output().len());
-    conv.pack(&weight, true);
+    conv.pack(&weight);
+    conv.pack_backward(&weight);
 
     let (mut y, mut dx, mut dw) = (vec![0.0; grad.len()], vec![0.0; x.len()], vec![0.0; weight.len()]);
     products(&shape, height, width, |o, i, w| {

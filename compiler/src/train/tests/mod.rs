@@ -2,6 +2,8 @@
 
 mod conv;
 mod net;
+mod qat;
+mod step;
 
 /// Numbers between -1 and 1 that a seed decides.
 fn noise(seed: u64, len: usize) -> Vec<f32> {

@@ -13,7 +13,7 @@ use crate::train::net::{Net, Outputs};
 use crate::train::ops::simd::Level;
 use crate::train::plan::Plan;
 
-fn plan(arch: &str, args: Value) -> Plan {
+pub(super) fn plan(arch: &str, args: Value) -> Plan {
     let config = json!({"arch": {"type": arch, "args": args}});
     import::plan(&config, &ModelTable::default(), &BTreeMap::new()).unwrap()
 }
@@ -23,7 +23,7 @@ fn images(count: usize, [height, width]: [usize; 2]) -> Tensor {
     Tensor::from_vec(data, (count, height, width, 3), &Device::Cpu).unwrap()
 }
 
-fn flat(tensor: &Tensor) -> Vec<f32> {
+pub(super) fn flat(tensor: &Tensor) -> Vec<f32> {
     tensor.flatten_all().unwrap().to_vec1().unwrap()
 }
 
@@ -41,7 +41,7 @@ fn shake(net: &mut Net) {
 }
 
 /// A loss of all outputs with different gradients everywhere.
-fn probe(outputs: &Outputs) -> anyhow::Result<Tensor> {
+pub(super) fn probe(outputs: &Outputs) -> anyhow::Result<Tensor> {
     let mut total = Tensor::zeros((), candle_core::DType::F32, &Device::Cpu)?;
     for (index, (logits, features)) in outputs.logits.iter().zip(&outputs.features).enumerate() {
         for (scale, tensor) in [(0.1, logits), (1.0, features)] {
