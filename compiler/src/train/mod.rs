@@ -13,6 +13,7 @@ pub mod optimizer;
 pub mod params;
 pub mod plan;
 pub mod qat;
+pub mod router;
 pub mod sampler;
 pub mod schedule;
 pub mod settings;
