@@ -325,8 +325,8 @@ mod tests {
             let expected =
                 if y + 2 < 5 && x >= 1 { &image.pixels()[((y + 2) * 6 + x - 1) * 3..][..3] } else { &[0; 3] };
             assert_eq!(&moved.pixels()[(y * 6 + x) * 3..][..3], expected, "{y} {x}");
-            let mirrored = &flipped(&image).unwrap().pixels()[(y * 6 + x) * 3..][..3]
-                == &image.pixels()[(y * 6 + 5 - x) * 3..][..3];
+            let mirrored =
+                flipped(&image).unwrap().pixels()[(y * 6 + x) * 3..][..3] == image.pixels()[(y * 6 + 5 - x) * 3..][..3];
             assert!(mirrored, "{y} {x}");
         }
     }
