@@ -170,9 +170,9 @@ impl Gather<'_> {
             // elements. A tile that is not full repeats the last pixel.
             let sums = unsafe {
                 let mut starts = [std::ptr::null(); P];
-                for p in 0..P {
+                for (p, from) in starts.iter_mut().enumerate() {
                     let start = *windows.starts.get_unchecked((pixel + p).min(count - 1));
-                    starts[p] = self.input.as_ptr().add(start as usize);
+                    *from = self.input.as_ptr().add(start as usize);
                 }
                 tile::<S, V, P>(windows, starts, self.weights.data.as_ptr().add(place.weights))
             };
@@ -214,13 +214,13 @@ unsafe fn tile<S: Simd, const V: usize, const P: usize>(
         let mut weights = weights;
         for &run in &windows.runs {
             let mut from = starts;
-            for p in 0..P {
-                from[p] = from[p].add(run as usize);
+            for from in &mut from {
+                *from = from.add(run as usize);
             }
             for k in 0..windows.run_len {
                 let mut w = [S::splat(0.0); V];
-                for v in 0..V {
-                    w[v] = S::load(weights.add(v * S::LANES));
+                for (v, w) in w.iter_mut().enumerate() {
+                    *w = S::load(weights.add(v * S::LANES));
                 }
                 weights = weights.add(V * S::LANES);
                 for p in 0..P {

@@ -127,13 +127,13 @@ impl WeightGrad<'_> {
                 let mut grad = self.grad.as_ptr().add(row * grad_row + place.channel);
                 for _ in 0..width {
                     let mut g = [S::splat(0.0); V];
-                    for v in 0..V {
-                        g[v] = S::load(grad.add(v * S::LANES));
+                    for (v, g) in g.iter_mut().enumerate() {
+                        *g = S::load(grad.add(v * S::LANES));
                     }
-                    for k in 0..K {
+                    for (k, sums) in sums.iter_mut().enumerate() {
                         let x = S::splat(*input.add(k));
                         for v in 0..V {
-                            sums[k][v] = S::fma(x, g[v], sums[k][v]);
+                            sums[v] = S::fma(x, g[v], sums[v]);
                         }
                     }
                     // Behind the last pixel these may point anywhere; nothing is read there.
