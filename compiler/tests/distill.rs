@@ -58,7 +58,7 @@ fn write_data(path: &Path, images: usize, (height, width): (usize, usize)) {
         let class = label(image);
         for (y, x, c) in (0..height).flat_map(|y| (0..width).flat_map(move |x| (0..3).map(move |c| (y, x, c)))) {
             noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            let along = if class % 2 == 0 { x } else { y };
+            let along = if class.is_multiple_of(2) { x } else { y };
             let signal = if c == class / 2 { along * 16 } else { 60 };
             pixels.push(u8::try_from(signal + (noise >> 27) as usize).unwrap());
         }

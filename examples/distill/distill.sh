@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What a teacher is worth: a student of half its size, distilled, and the same network trained alone for the same time;
-# both as int8 artifacts on the same validation images.
+# What a teacher is worth: a student of half its size, distilled, and the same network trained alone for the same time, all
+# with routers and as int8 artifacts on the same validation images.
 #
 #   examples/distill/distill.sh DATA [MINUTES]
 #
@@ -20,11 +20,13 @@ rm -rf "$out"
 mkdir -p "$out"
 common=(--student "$student" --data "$data" --val "$data" --minutes "$minutes" --schedule cosine)
 
+# The student; the same one from the same weights without the teacher's answers; the same one from nothing.
 "$ride" distill --teacher "$teacher" "${common[@]}" --lr 0.03 -o "$out/student"
+"$ride" distill --teacher "$teacher" --kd 0 --kd-experts 0 "${common[@]}" --lr 0.03 -o "$out/untaught"
 "$ride" distill --from-scratch "${common[@]}" --lr 0.1 -o "$out/alone"
 
-for run in student alone; do
-    # The second expert runs unless the first one is sure.
-    "$ride" build "$out/$run" --data "$data" --router max-probability --router-threshold 0.8 -o "$out/$run.ride"
-    "$ride" verify "$out/$run.ride" --model "$out/$run" --data "$data" --router max-probability --router-threshold 0.8
+for run in student untaught alone; do
+    "$ride" train-router "$out/$run" --data "$data" -o "$out/$run-routed"
+    "$ride" build "$out/$run-routed" --data "$data" -o "$out/$run.ride"
+    "$ride" verify "$out/$run.ride" --model "$out/$run-routed" --data "$data"
 done
