@@ -8,7 +8,7 @@ use ride_runtime::op::{self, Layout, Op, Source, Span};
 use ride_runtime::{Model, Session, golden};
 
 use super::Request;
-use super::layers::{ConvLayer, DenseConstants, DenseLayer, conv};
+use super::layers::{ConvLayer, DenseConstants, DenseLayer, conv, pooling};
 use super::places::{Places, conv_shape, place, small};
 use super::program::{Input, Kind, PartProgram, Program, Step, ValueIx};
 use super::quant::Quant;
@@ -287,13 +287,8 @@ impl<'r, 'n> Emitter<'r, 'n> {
             shift: 0,
             out: self.places.feature as u32,
         };
-        // Features saturate at 16 bits, and the classifier's sum of products must fit in 32.
-        let span: i64 = if quant.wide { 65535 } else { 255 };
-        let unbounded = |shift: u8| ((pixels as i64 * span) >> shift) + 1;
-        while unbounded(pool.shift) > 32767 || unbounded(pool.shift) * 127 * features as i64 >= 1 << 31 {
-            pool.shift += 1;
-        }
-        let scale = quant.output_scale() * 2f64.powi(i32::from(pool.shift)) / pixels as f64;
+        let scale;
+        (pool.shift, scale) = pooling(quant, pixels, features);
         Ok((pool, scale))
     }
 

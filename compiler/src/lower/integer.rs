@@ -11,6 +11,7 @@ use super::quant;
 use super::weights::{self, quantize_channel};
 use crate::network::{Input, Network};
 
+pub(crate) use super::layers::pooling;
 pub(crate) use super::quant::Quant;
 
 /// The representation of every activation of the compiled network, by the name of the float node that it stands for.

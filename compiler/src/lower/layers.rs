@@ -160,6 +160,18 @@ pub(crate) fn acc_bias(row: &Row, input: &ConvInput<'_>, channel: impl Fn(usize)
     (row.bias / row.scale - zero_part).round()
 }
 
+/// Right shift from the sum over all pixels to the feature, and the real value of one step of the latter: features
+/// saturate at 16 bits, and the classifier's sum of products must fit in 32.
+pub(crate) fn pooling(quant: &Quant, pixels: usize, features: usize) -> (u8, f64) {
+    let span: i64 = if quant.wide { 65535 } else { 255 };
+    let unbounded = |shift: u8| ((pixels as i64 * span) >> shift) + 1;
+    let mut shift = 0;
+    while unbounded(shift) > 32767 || unbounded(shift) * 127 * features as i64 >= 1 << 31 {
+        shift += 1;
+    }
+    (shift, quant.output_scale() * 2f64.powi(i32::from(shift)) / pixels as f64)
+}
+
 fn le(values: &[i32]) -> Vec<u8> {
     values.iter().flat_map(|v| v.to_le_bytes()).collect()
 }

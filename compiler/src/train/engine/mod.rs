@@ -11,6 +11,7 @@ mod part;
 mod schedule;
 
 use anyhow::{Result, ensure};
+use ride_runtime::arith;
 
 use super::net::Mode;
 use super::ops::plane::Plane;
@@ -19,6 +20,7 @@ use super::ops::simd::Level;
 use super::params::Params;
 use super::plan::Plan;
 use super::qat::Quantization;
+use crate::lower::integer::pooling;
 use part::{Input, LayerGrad, OutputGrad, PartTape};
 use schedule::Schedule;
 
@@ -113,10 +115,14 @@ impl Engine {
             let (plane, output) = expert.output();
             let mut feature = vec![0.0; self.count * plane.channels];
             let images = output.values.chunks_exact(plane.len());
-            images.zip(feature.chunks_exact_mut(plane.channels)).for_each(|(x, mean)| pool::mean(x, plane, mean));
-            if let Some(quant) = expert.output_quant() {
-                let unit = quant.output_scale() as f32;
-                feature.iter_mut().for_each(|value| *value *= unit);
+            images.zip(feature.chunks_exact_mut(plane.channels)).for_each(|(x, sum)| pool::sum(x, plane, sum));
+            match expert.output_quant() {
+                None => feature.iter_mut().for_each(|value| *value /= plane.pixels() as f32),
+                Some(quant) => {
+                    let (shift, unit) = pooling(&quant, plane.pixels(), plane.channels);
+                    let pooled = |sum: f32| f32::from(arith::pool(sum as i32, shift)) * unit as f32;
+                    feature.iter_mut().for_each(|value| *value = pooled(*value));
+                }
             }
             features.push(feature);
         }

@@ -110,16 +110,20 @@ impl RideLoss {
     /// # Errors
     /// If a target is not a class or there is not one for each image.
     pub fn of(&self, outputs: &Outputs, targets: &[u32], epoch: usize) -> Result<Tensor> {
+        self.of_mean(outputs, &outputs.mean()?, targets, epoch)
+    }
+
+    /// The loss where the mean of all experts is given.
+    pub(super) fn of_mean(&self, outputs: &Outputs, mean: &Tensor, targets: &[u32], epoch: usize) -> Result<Tensor> {
         let reweighted = self.settings.reweight_epoch.is_some_and(|last| epoch > last);
-        let mean = outputs.mean()?;
-        let targets = Targets::new(self, &mean, targets, reweighted)?;
+        let targets = Targets::new(self, mean, targets, reweighted)?;
         let together = self.settings.additional_diversity_factor == 0.0;
         let mut total = Tensor::zeros((), mean.dtype(), mean.device())?;
         for logits in &outputs.logits {
-            let base = targets.cross_entropy(if together { &mean } else { logits })?;
+            let base = targets.cross_entropy(if together { mean } else { logits })?;
             total = (total + (base * self.settings.base_loss_factor)?)?;
             if !together {
-                total = (total + self.diversity(logits, &mean, reweighted)?)?;
+                total = (total + self.diversity(logits, mean, reweighted)?)?;
             }
         }
         Ok(total)

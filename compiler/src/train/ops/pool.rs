@@ -62,8 +62,8 @@ fn dense_of(from: Plane, at: usize) -> usize {
     row * from.row() + rest - from.border * from.channels
 }
 
-/// Mean of every channel over all pixels.
-pub(in crate::train) fn mean(input: &[f32], plane: Plane, output: &mut [f32]) {
+/// Sum of every channel over all pixels.
+pub(in crate::train) fn sum(input: &[f32], plane: Plane, output: &mut [f32]) {
     output.fill(0.0);
     for row in 0..plane.height {
         for pixel in input[plane.range(row)].chunks_exact(plane.channels) {
@@ -72,7 +72,6 @@ pub(in crate::train) fn mean(input: &[f32], plane: Plane, output: &mut [f32]) {
             }
         }
     }
-    output.iter_mut().for_each(|sum| *sum /= plane.pixels() as f32);
 }
 
 /// The gradient of every pixel, without border, of that of the mean.

@@ -1,6 +1,7 @@
 //! Gradients, losses and whole networks.
 
 mod conv;
+mod finite;
 mod net;
 mod qat;
 mod step;

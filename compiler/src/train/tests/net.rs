@@ -18,7 +18,7 @@ pub(super) fn plan(arch: &str, args: Value) -> Plan {
     import::plan(&config, &ModelTable::default(), &BTreeMap::new()).unwrap()
 }
 
-fn images(count: usize, [height, width]: [usize; 2]) -> Tensor {
+pub(super) fn images(count: usize, [height, width]: [usize; 2]) -> Tensor {
     let data = noise(7, count * height * width * 3);
     Tensor::from_vec(data, (count, height, width, 3), &Device::Cpu).unwrap()
 }
@@ -28,7 +28,7 @@ pub(super) fn flat(tensor: &Tensor) -> Vec<f32> {
 }
 
 /// Parameters of normalisations away from one and zero, so that nothing cancels out.
-fn shake(net: &mut Net) {
+pub(super) fn shake(net: &mut Net) {
     let mut tensors = net.tensors().unwrap();
     for (seed, (name, tensor)) in tensors.iter_mut().enumerate() {
         if tensor.shape.len() == 1 {
