@@ -67,10 +67,12 @@ pub(crate) fn channel(
         Source::Image(input) => ConvInput::Image(input),
         Source::Activation(quant) => ConvInput::Activation(quant, None),
     };
-    let (channel, bias) = layers::output_channel(row, bias, &input, |k| first + k % inputs);
-    let (multiplier, right_shift) = weights::multiplier(channel.scale / output.requantized_scale())?;
-    let bias = i32::try_from(bias as i64).context("a bias does not fit in 32 bits")?;
-    Ok(Channel { q: channel.q, scale: channel.scale, bias, multiplier, right_shift })
+    let in_channel = |k| first + k % inputs;
+    let row = layers::nearest_row(row, bias, &input, in_channel);
+    let (multiplier, right_shift) = weights::multiplier(row.scale / output.requantized_scale())?;
+    let bias = layers::acc_bias(&row, &input, in_channel) as i64;
+    let bias = i32::try_from(bias).context("a bias does not fit in 32 bits")?;
+    Ok(Channel { q: row.q, scale: row.scale, bias, multiplier, right_shift })
 }
 
 /// The factor of a shortcut from one residual stream to another.

@@ -68,6 +68,11 @@ impl Recipe {
     /// # Errors
     /// Names the image if it cannot be read.
     pub fn example(self, data: &DataSet, index: usize, random: &mut SplitMix64) -> Result<Vec<u8>> {
+        let varied = self.varied(data, index, random);
+        varied.with_context(|| format!("cannot train with {}", data.record_name(index)))
+    }
+
+    fn varied(self, data: &DataSet, index: usize, random: &mut SplitMix64) -> Result<Vec<u8>> {
         let InputSize { height, width, .. } = data.preprocess().input;
         match self {
             Recipe::None => Ok(data.pixels(index)?.into_owned()),
@@ -92,7 +97,6 @@ impl Recipe {
                 Ok(image.pixels().to_vec())
             }
         }
-        .with_context(|| format!("cannot train with {}", data.record_name(index)))
     }
 }
 
@@ -301,11 +305,9 @@ mod tests {
             [0x4626_97ff_fc46_abb2, 0xc3f4_317a_0af9_c01b, same, 0x9ed0_0cae_0a86_2f7f, 0x37c3_3b80_0804_0b79];
         let saturation =
             [0x074a_4969_ac94_f505, 0x66be_88c6_103a_d110, same, 0xfc32_ccdf_2039_e864, 0xc5a3_8093_1259_177b];
-        for (enhance, expected) in [
-            (Enhance::Brightness, brightness),
-            (Enhance::Contrast, contrast),
-            (Enhance::Saturation, saturation),
-        ] {
+        for (enhance, expected) in
+            [(Enhance::Brightness, brightness), (Enhance::Contrast, contrast), (Enhance::Saturation, saturation)]
+        {
             for (factor, expected) in factors.into_iter().zip(expected) {
                 let image = enhance.apply(&picture(29, 37), factor).unwrap();
                 assert_eq!(hash(&image), expected, "{enhance:?} {factor}");
@@ -320,9 +322,11 @@ mod tests {
         assert_eq!(flipped(&flipped(&image).unwrap()).unwrap(), image);
         let moved = shifted(&image, PADDING + 2, PADDING - 1).unwrap();
         for (y, x) in (0..5).flat_map(|y| (0..6).map(move |x| (y, x))) {
-            let expected = if y + 2 < 5 && x >= 1 { &image.pixels()[((y + 2) * 6 + x - 1) * 3..][..3] } else { &[0; 3] };
+            let expected =
+                if y + 2 < 5 && x >= 1 { &image.pixels()[((y + 2) * 6 + x - 1) * 3..][..3] } else { &[0; 3] };
             assert_eq!(&moved.pixels()[(y * 6 + x) * 3..][..3], expected, "{y} {x}");
-            let mirrored = &flipped(&image).unwrap().pixels()[(y * 6 + x) * 3..][..3] == &image.pixels()[(y * 6 + 5 - x) * 3..][..3];
+            let mirrored = &flipped(&image).unwrap().pixels()[(y * 6 + x) * 3..][..3]
+                == &image.pixels()[(y * 6 + 5 - x) * 3..][..3];
             assert!(mirrored, "{y} {x}");
         }
     }

@@ -2,12 +2,13 @@
 
 use anyhow::{Result, ensure};
 use candle_core::Tensor;
+use serde::{Deserialize, Serialize};
 
 use super::{RideLoss, divergence};
 use crate::train::net::{Outputs, mean};
 
 /// How much a student listens to its teacher.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Distillation {
     /// Temperature of both softmaxes. The divergence is multiplied by its square, which keeps gradients as large.
     pub temperature: f64,

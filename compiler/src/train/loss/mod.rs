@@ -8,6 +8,7 @@
 
 use anyhow::{Context, Result, ensure};
 use candle_core::{D, Device, Tensor};
+use serde::{Deserialize, Serialize};
 
 use super::net::Outputs;
 
@@ -19,7 +20,7 @@ pub use distill::{Distillation, Teacher, with_teacher};
 const BETA: f64 = 0.9999;
 
 /// What can be chosen about RIDE's loss; names and defaults are those of the authors' `RIDELoss`.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
     /// Factor of the experts' own losses.
     pub base_loss_factor: f64,
