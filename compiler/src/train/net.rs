@@ -64,7 +64,7 @@ pub struct Step {
 
 /// A plan with parameters.
 ///
-/// On CPUs it computes with loops made for training ([`super::engine`]), elsewhere with candle's own operations.
+/// On CPUs it computes with loops made for training, elsewhere with candle's own operations.
 #[derive(Debug)]
 pub struct Net {
     plan: Plan,

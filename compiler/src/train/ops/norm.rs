@@ -78,7 +78,8 @@ impl Kernel for Join<'_> {
                 }
             }
             for out in out {
-                *out = out.max(0.0);
+                // What is not a number stays so, and shows in the loss.
+                *out = if *out < 0.0 { 0.0 } else { *out };
             }
         }
     }

@@ -16,7 +16,7 @@ pub(in crate::train) fn max(input: &[f32], from: Plane, output: &mut [f32], to: 
             best.fill(0.0);
             for pixel in window(from, row, column) {
                 for (best, &x) in best.iter_mut().zip(&input[pixel..pixel + from.channels]) {
-                    *best = best.max(x);
+                    *best = if x <= *best { *best } else { x };
                 }
             }
         }

@@ -1,6 +1,7 @@
 //! Whole networks: the loops for CPUs against candle's operations, and both against what the compiler runs.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 
 use candle_core::{Device, Tensor};
 use serde_json::{Value, json};
@@ -8,6 +9,7 @@ use serde_json::{Value, json};
 use super::{difference, noise};
 use crate::description::ModelTable;
 use crate::import;
+use crate::reference::{Executor, Image, Policy, Scratch};
 use crate::train::loss::{RideLoss, Settings};
 use crate::train::net::{Net, Outputs};
 use crate::train::ops::simd::Level;
@@ -105,6 +107,78 @@ fn loops_match_candles_operations() {
     compare(&plan("ResNet10Model", small(&[1, 1, 1, 1])), [49, 49], 6);
     compare(&plan("ResNet50Model", small(&[1, 2, 1, 1])), [48, 48], 6);
     compare(&plan("ResNeXt50Model", small(&[1, 1, 2, 1])), [48, 48], 6);
+}
+
+/// The trained model of the repository: both kinds of operations against the compiler's float network, and against the
+/// golden logits where they lie beside the repository.
+#[test]
+fn a_trained_network_computes_what_the_compiler_runs() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let checkpoint = crate::checkpoint::load(&root.join("examples/models/ride-resnet32-cifar100lt")).unwrap();
+    let network = import::network(&checkpoint, &import::ImportOptions::default()).unwrap().network;
+    let plan = import::plan(&checkpoint.config, &ModelTable::default(), &checkpoint.tensors).unwrap();
+    let mut net = Net::new(plan, &Device::Cpu, 0).unwrap();
+    net.load_all(&checkpoint.tensors).unwrap();
+    let executor = Executor::new(&network).unwrap();
+    let pixels: Vec<u8> = noise(3, 4 * 3072).into_iter().map(|value| (127.5 + 127.0 * value) as u8).collect();
+    let normalised = |pixels: &[u8]| {
+        let input = &network.input;
+        let value = |(at, &byte): (usize, &u8)| (f32::from(byte) / 255.0 - input.mean[at % 3]) / input.std[at % 3];
+        let values: Vec<f32> = pixels.iter().enumerate().map(value).collect();
+        Tensor::from_vec(values, (pixels.len() / 3072, 32, 32, 3), &Device::Cpu).unwrap()
+    };
+    let expected: Vec<_> = pixels
+        .chunks_exact(3072)
+        .map(|image| executor.forward(Image::Pixels(image), Policy::All, &mut Scratch::default(), None).unwrap())
+        .collect();
+    let golden = golden(&root.join("../shared"));
+    for plain in [false, true] {
+        if plain {
+            net.use_plain_ops();
+        }
+        let got = net.evaluate(&normalised(&pixels)).unwrap();
+        for (expert, logits) in got.logits.iter().enumerate() {
+            let expected: Vec<f32> = expected.iter().flat_map(|image| image.experts[expert].logits.clone()).collect();
+            assert!(difference(&flat(logits), &expected) < 1e-4);
+        }
+        let Some((pixels, expected)) = &golden else { continue };
+        let got = net.evaluate(&normalised(pixels)).unwrap();
+        for (expert, logits) in got.logits.iter().enumerate() {
+            let own = expected.chunks_exact(100).skip(expert).step_by(3).flatten().copied().collect::<Vec<f32>>();
+            assert!(difference(&flat(logits), &own) < 1e-4, "expert {expert} against the golden logits");
+        }
+    }
+}
+
+/// Pixels of the first images, and the golden logits `[images][experts][classes]` for them.
+fn golden(shared: &std::path::Path) -> Option<(Vec<u8>, Vec<f32>)> {
+    let file = std::fs::File::open(shared.join("models/ride-resnet32-cifar100lt/golden.npz")).ok()?;
+    let mut bytes = Vec::new();
+    zip::ZipArchive::new(file).unwrap().by_name("logits.npy").unwrap().read_to_end(&mut bytes).unwrap();
+    // Magic, version and length of the header, the header, then the numbers.
+    let data = &bytes[10 + usize::from(u16::from_le_bytes([bytes[8], bytes[9]]))..];
+    let images = 64;
+    let values: Vec<f32> = match data.len() / (images * 300) {
+        8 => data.as_chunks::<8>().0.iter().map(|&bytes| f64::from_le_bytes(bytes) as f32).collect(),
+        4 => data.as_chunks::<4>().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect(),
+        other => panic!("golden logits of {other} bytes each"),
+    };
+    let records = std::fs::read(shared.join("cifar100-lt/val.bin")).ok()?;
+    let pixel = |record: &[u8], at: usize| record[2 + at % 3 * 1024 + at / 3];
+    let records = records.chunks_exact(3074).take(images);
+    Some((records.flat_map(|record| (0..3072).map(move |at| pixel(record, at))).collect(), values))
+}
+
+#[test]
+fn what_is_not_a_number_shows_in_the_loss() {
+    let args = json!({"num_classes": 7, "num_experts": 2, "use_norm": true, "layer1_blocks": 1, "layer2_blocks": 1,
+        "layer3_blocks": 1});
+    let mut net = Net::new(plan("ResNet32Model", args), &Device::Cpu, 1).unwrap();
+    let var = net.parameters()[0].var.clone();
+    let mut values = flat(&var);
+    values[5] = f32::NAN;
+    var.set(&Tensor::from_vec(values, var.dims(), &Device::Cpu).unwrap()).unwrap();
+    assert!(net.step(&images(4, [8, 8]), probe).unwrap().loss.is_nan());
 }
 
 #[test]
