@@ -42,7 +42,7 @@ pub(crate) struct DistillArgs {
     /// Model to learn from: checkpoint, its folder, or ONNX
     #[arg(long, value_name = "MODEL", required_unless_present_any = ["from_scratch", "resume"])]
     pub(super) teacher: Option<PathBuf>,
-    /// The network to train: the tables [arch] and [data_loader] of config.json in TOML, or a config.json; what is left out
+    /// The network to train: the tables arch and data_loader of config.json in TOML, or a config.json; what is left out
     /// is the teacher's [default: the teacher's network]
     #[arg(long, value_name = "FILE")]
     pub(super) student: Option<PathBuf>,
