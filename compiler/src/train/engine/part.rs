@@ -1,23 +1,28 @@
-//! A part's values of one batch, and the two passes over them.
+//! A part's values of one batch and the pass forward over them; [`backward`] has the other one, and [`quantized`] what is
+//! different in the integer network.
 //!
 //! Work is cut into chunks of images whose number does not depend on the threads that take them, and every sum over
 //! images is taken in the images' order: results do not depend on the number of threads.
 
-use anyhow::{Context, Result};
+mod backward;
+mod quantized;
+
+use anyhow::Result;
 use rayon::prelude::*;
 
-use super::integer::Folded;
-use super::norm::{Norm, NormGrad, Statistics};
-use super::schedule::{ActId, Added, Join, LayerId, Schedule, Stage, Wired};
-use crate::lower::integer::{Quant, Source, rescale};
+use super::norm::{Norm, Statistics};
+use super::schedule::{ActId, Added, Join, LayerId, Schedule, Stage};
+use crate::lower::integer::Quant;
 use crate::train::net::Mode;
-use crate::train::ops::norm::{self as ops, Denormalize, Deviation, Mask, Moments, Term};
+use crate::train::ops::norm::{self as ops, Moments, Term};
 use crate::train::ops::plane::Plane;
 use crate::train::ops::pool;
-use crate::train::ops::quant::{self, Base, IntegerJoin};
+use crate::train::ops::quant;
 use crate::train::ops::simd::Level;
 use crate::train::params::Params;
-use crate::train::qat::Quantization;
+
+pub(super) use backward::{LayerGrad, OutputGrad};
+use quantized::Integer;
 
 /// Chunks of a batch, and of one whose largest layer has more weights than [`LARGE`]: each has a gradient of its own.
 const CHUNKS: usize = 16;
@@ -41,19 +46,6 @@ pub(super) struct PartTape {
     codes: Vec<Vec<f32>>,
 }
 
-/// The integer network's representation of a part.
-#[derive(Debug)]
-struct Integer {
-    quantization: Quantization,
-    /// Of each activation; `None` for images.
-    acts: Vec<Option<Quant>>,
-    /// Of each layer that is a projection.
-    projections: Vec<Option<Quant>>,
-    /// For each activation that an option-A shortcut leads to, the shortcut's representation and factor.
-    shortcuts: Vec<Option<(Quant, (i32, u8))>>,
-    folded: Vec<Folded>,
-}
-
 /// A part's input: one image after the other, with borders.
 #[derive(Clone, Copy)]
 pub(super) struct Input<'a> {
@@ -61,22 +53,6 @@ pub(super) struct Input<'a> {
     pub(super) values: &'a [f32],
     /// What convolutions read.
     pub(super) codes: &'a [f32],
-}
-
-/// The gradient of a part's output.
-#[derive(Clone, Copy)]
-pub(super) enum OutputGrad<'a> {
-    /// Of the mean over all pixels, `[images][channels]`.
-    Mean(&'a [f32]),
-    /// Of every value, without border.
-    Dense(&'a [f32]),
-}
-
-/// Gradients of one layer.
-pub(super) struct LayerGrad {
-    /// `[output][input / groups][kernel][kernel]`.
-    pub(super) weight: Vec<f32>,
-    pub(super) norm: NormGrad,
 }
 
 struct ForwardJob<'a> {
@@ -88,28 +64,6 @@ struct ForwardJob<'a> {
     codes: &'a mut [f32],
     /// For each layer of the stage, its output and its moments.
     layers: Vec<(&'a mut [f32], &'a mut [f32])>,
-}
-
-struct BackwardJob<'a> {
-    first: usize,
-    images: usize,
-    act: &'a mut [f32],
-    input_grad: &'a mut [f32],
-    sums: &'a mut [f32],
-    /// For each layer of the join.
-    deviations: Vec<&'a mut [f32]>,
-    /// For each layer of the stage, the chunk's gradient of its weights.
-    weights: Vec<&'a mut [f32]>,
-}
-
-/// Memory for one image's gradients.
-struct Scratch {
-    /// The gradient of what the stage's convolutions read, without border.
-    grad: Vec<f32>,
-    /// Its gradient before max pooling.
-    unpooled: Vec<f32>,
-    /// For each layer, its output's gradient; borders stay zero.
-    layers: Vec<Vec<f32>>,
 }
 
 impl PartTape {
@@ -135,36 +89,6 @@ impl PartTape {
         let values = self.acts[act].as_slice();
         let codes = if self.is_wide(act) { self.codes[act].as_slice() } else { values };
         (self.schedule.acts[act], Input { values, codes })
-    }
-
-    /// Computes as the integer network from now on. `input` is the representation of the part's input; `None` is images.
-    ///
-    /// # Errors
-    /// If a value has no representation.
-    pub(super) fn quantize(&mut self, quantization: &Quantization, input: Option<Quant>) -> Result<()> {
-        let mut acts = vec![input];
-        for name in self.schedule.names.iter().skip(1) {
-            acts.push(Some(quantization.get(name)?));
-        }
-        let mut projections = vec![None; self.schedule.layers.len()];
-        let mut shortcuts = vec![None; acts.len()];
-        for join in self.schedule.stages.iter().filter_map(|stage| stage.join) {
-            match join.added {
-                Added::Layer(layer) => {
-                    projections[layer] = Some(quantization.get(&self.schedule.layers[layer].value)?);
-                }
-                Added::OptionA { act, .. } => {
-                    let (block, _) = self.schedule.names[join.act].rsplit_once('.').context("a block has a name")?;
-                    let quant = quantization.get(&format!("{block}.shortcut"))?;
-                    let from = acts[act].context("images have no shortcut")?;
-                    shortcuts[join.act] = Some((quant, rescale(&from, &quant)?));
-                }
-                _ => {}
-            }
-        }
-        let folded = Vec::new();
-        self.integer = Some(Integer { quantization: quantization.clone(), acts, projections, shortcuts, folded });
-        Ok(())
     }
 
     /// The representation of the output, if it is integers.
@@ -232,33 +156,6 @@ impl PartTape {
                 statistics.track(get("running_mean")?, get("running_var")?, images * plane.pixels())?;
                 self.set_norm(layer, &statistics, params)?;
             }
-        }
-        Ok(())
-    }
-
-    /// Rounds the weights.
-    fn fold(&mut self, params: &Params, mode: Mode) -> Result<()> {
-        let Some(integer) = &mut self.integer else { return Ok(()) };
-        let mut sources = vec![0; self.schedule.layers.len()];
-        for stage in &self.schedule.stages {
-            stage.layers.iter().for_each(|&layer| sources[layer] = stage.source());
-        }
-        let fold = |(layer, wired): (usize, &Wired)| {
-            let source = match integer.acts[sources[layer]] {
-                Some(quant) => Source::Activation(quant),
-                None => Source::Image(integer.quantization.input()),
-            };
-            let output = integer.projections[layer].or(integer.acts[wired.consumer]);
-            Folded::new(&wired.names, params, source, &output.context("the result of a layer is an activation")?)
-        };
-        integer.folded = self.schedule.layers.par_iter().enumerate().map(fold).collect::<Result<_>>()?;
-        for ((wired, folded), norm) in self.schedule.layers.iter_mut().zip(&integer.folded).zip(&mut self.norms) {
-            wired.conv.pack(&folded.codes);
-            if mode == Mode::Train {
-                wired.conv.pack_backward(&folded.weight);
-            }
-            let output = wired.conv.output();
-            norm.set_identity(output.channels, output.width);
         }
         Ok(())
     }
@@ -380,24 +277,6 @@ impl PartTape {
         ops::Join { term: self.term(join.layer, image), added, plane, output }.run(self.level);
     }
 
-    fn make_integer(&self, integer: &Integer, join: Join, (image, input): (usize, Input<'_>), output: &mut [f32]) {
-        let Some(quant) = integer.acts[join.act] else { return };
-        let value = |act: ActId| (self.act(act, image, input.values), self.schedule.acts[act]);
-        let base = match join.added {
-            Added::None => Base::None,
-            Added::Same(act) => Base::Same(value(act).0, value(act).1),
-            Added::OptionA { act, stride, pad } => {
-                let Some((shortcut, factor)) = integer.shortcuts[join.act] else { return };
-                let ((x, plane), limits) = (value(act), shortcut.limits(false));
-                Base::OptionA { x, plane, stride, pad, factor, limits }
-            }
-            Added::Layer(layer) => Base::Raw(self.y(layer, image), &integer.folded[layer].requantize),
-        };
-        let requantize = &integer.folded[join.layer].requantize;
-        let (y, plane) = (self.y(join.layer, image), self.schedule.acts[join.act]);
-        IntegerJoin { y, requantize, base, limits: quant.limits(true), wide: quant.wide, plane, output }.run();
-    }
-
     /// One image of an activation.
     fn act<'a>(&'a self, act: ActId, image: usize, input: &'a [f32]) -> &'a [f32] {
         let len = self.schedule.acts[act].len();
@@ -414,224 +293,6 @@ impl PartTape {
     fn term(&self, layer: LayerId, image: usize) -> Term<'_> {
         let norm = &self.norms[layer];
         Term { y: self.y(layer, image), scale: &norm.scale, shift: &norm.shift }
-    }
-
-    /// Gradients of all layers, for the batch that [`PartTape::forward`] ran in training mode; the activations are gone
-    /// afterwards. The input's gradient is added to `input_grad`, without border, unless that is empty.
-    pub(super) fn backward(
-        &mut self,
-        input: Input<'_>,
-        output: OutputGrad<'_>,
-        input_grad: &mut [f32],
-    ) -> Vec<LayerGrad> {
-        let mut weights: Vec<Vec<f32>> = vec![Vec::new(); self.schedule.layers.len()];
-        let mut norms: Vec<Option<NormGrad>> = (0..weights.len()).map(|_| None).collect();
-        for index in (0..self.schedule.stages.len()).rev() {
-            self.backward_stage(index, input, output, input_grad, (&mut weights, &mut norms));
-        }
-        let grads = weights.into_iter().zip(norms);
-        let grads = grads.filter_map(|(weight, norm)| norm.map(|norm| LayerGrad { weight, norm }));
-        match &self.integer {
-            None => grads.collect(),
-            Some(integer) => grads.zip(&integer.folded).map(|(grad, folded)| folded.unfold(grad)).collect(),
-        }
-    }
-
-    fn backward_stage(
-        &mut self,
-        index: usize,
-        input: Input<'_>,
-        output: OutputGrad<'_>,
-        input_grad: &mut [f32],
-        (weights, norms): (&mut [Vec<f32>], &mut [Option<NormGrad>]),
-    ) {
-        let stage = self.schedule.stages[index].clone();
-        let chunk = self.chunk();
-        let joined = stage.join.map(|join| join.layers()).unwrap_or_default();
-        let channels = stage.join.map_or(0, |join| self.schedule.acts[join.act].channels);
-        let mut act = stage.join.map(|join| std::mem::take(&mut self.acts[join.act])).unwrap_or_default();
-        let mut sums = vec![0.0; self.images * channels];
-        let mut deviations = vec![vec![0.0; self.images * channels]; joined.len()];
-        let chunks = self.images.div_ceil(chunk);
-        let lens = stage.layers.iter().map(|&layer| self.schedule.layers[layer].conv.sums_len());
-        let mut partial: Vec<Vec<f32>> = lens.map(|len| vec![0.0; chunks * len]).collect();
-        let mut jobs: Vec<BackwardJob<'_>> = (0..self.images)
-            .step_by(chunk)
-            .map(|first| BackwardJob {
-                first,
-                images: chunk.min(self.images - first),
-                act: &mut [],
-                input_grad: &mut [],
-                sums: &mut [],
-                deviations: Vec::new(),
-                weights: Vec::new(),
-            })
-            .collect();
-        split(&mut act, self.images, chunk, &mut jobs, |job, part| job.act = part);
-        split(&mut sums, self.images, chunk, &mut jobs, |job, part| job.sums = part);
-        for deviations in &mut deviations {
-            split(deviations, self.images, chunk, &mut jobs, |job, part| job.deviations.push(part));
-        }
-        for partial in &mut partial {
-            split(partial, chunks, 1, &mut jobs, |job, part| job.weights.push(part));
-        }
-        if stage.join.is_none() {
-            split(input_grad, self.images, chunk, &mut jobs, |job, part| job.input_grad = part);
-        }
-        jobs.into_par_iter().for_each(|job| self.backward_chunk(&stage, input, output, job));
-        if let Some(join) = stage.join {
-            self.acts[join.act] = act;
-            let plane = self.schedule.acts[join.act];
-            for (&layer, deviations) in joined.iter().zip(&deviations) {
-                let count = self.images * plane.pixels();
-                norms[layer] = Some(self.norms[layer].backward(&sums, deviations, count, plane.width));
-            }
-        }
-        for (&layer, partial) in stage.layers.iter().zip(partial) {
-            let conv = &self.schedule.layers[layer].conv;
-            let mut chunks = partial.chunks_exact(conv.sums_len());
-            let mut total = chunks.next().unwrap_or_default().to_vec();
-            chunks.for_each(|chunk| total.iter_mut().zip(chunk).for_each(|(total, value)| *total += value));
-            weights[layer] = conv.unpack(&total);
-        }
-    }
-
-    fn backward_chunk(&self, stage: &Stage, input: Input<'_>, output: OutputGrad<'_>, mut job: BackwardJob<'_>) {
-        let source = self.schedule.acts[stage.source()];
-        // Images have no gradient.
-        let wanted = stage.join.is_some() || !job.input_grad.is_empty();
-        let mut scratch = Scratch {
-            grad: vec![0.0; source.dense().len()],
-            unpooled: Vec::new(),
-            layers: stage.layers.iter().map(|&id| vec![0.0; self.schedule.layers[id].conv.grad_len()]).collect(),
-        };
-        for index in 0..job.images {
-            let image = job.first + index;
-            if stage.layers.is_empty() {
-                output.of(image, source, &mut scratch.grad);
-            }
-            let value = match (stage.pooled, stage.join) {
-                (_, Some(_)) if self.is_wide(stage.source()) => {
-                    &self.codes[stage.source()][image * source.len()..][..source.len()]
-                }
-                (None, Some(_)) => &job.act[index * source.len()..][..source.len()],
-                _ => self.act(stage.source(), image, input.codes),
-            };
-            for (number, &layer) in stage.layers.iter().enumerate() {
-                self.layer_grad(layer, image, &mut scratch.layers[number]);
-                let conv = &self.schedule.layers[layer].conv;
-                conv.weight_grad(value, &scratch.layers[number], job.weights[number]);
-                if wanted {
-                    conv.input_grad(&scratch.layers[number], &mut scratch.grad, number > 0);
-                }
-            }
-            if !wanted {
-                continue;
-            }
-            self.add_skip(stage, image, source, &mut scratch.grad);
-            match stage.join {
-                Some(join) => self.mask(stage, join, (image, index), &mut scratch, &mut job),
-                None => {
-                    let len = source.dense().len();
-                    let to = &mut job.input_grad[index * len..][..len];
-                    to.iter_mut().zip(&scratch.grad).for_each(|(to, value)| *to += value);
-                }
-            }
-        }
-    }
-
-    /// The gradient of one image's convolution output, into the interior of `grad`.
-    fn layer_grad(&self, layer: LayerId, image: usize, grad: &mut [f32]) {
-        let wired = &self.schedule.layers[layer];
-        let norm = &self.norms[layer];
-        Denormalize {
-            grad: self.act(wired.consumer, image, &[]),
-            from: self.schedule.acts[wired.consumer],
-            y: self.y(layer, image),
-            scale: &norm.scale,
-            slope: &norm.slope,
-            shift: &norm.level,
-            output: grad,
-            to: wired.conv.grad(),
-        }
-        .run(self.level);
-    }
-
-    /// Adds the gradient that comes through a shortcut without parameters.
-    fn add_skip(&self, stage: &Stage, image: usize, source: Plane, grad: &mut [f32]) {
-        let Some(skip) = stage.skip else { return };
-        let (from, plane) = (self.act(stage.skip_to, image, &[]), self.schedule.acts[stage.skip_to]);
-        let (stride, pad) = match skip {
-            Added::OptionA { stride, pad, .. } => (stride, pad),
-            _ => (1, 0),
-        };
-        let dense = source.dense();
-        for row in 0..plane.height {
-            for column in 0..plane.width {
-                let from = &from[plane.at(row, column) + pad..][..dense.channels];
-                let to = &mut grad[dense.at(row * stride, column * stride)..][..dense.channels];
-                to.iter_mut().zip(from).for_each(|(to, value)| *to += value);
-            }
-        }
-    }
-
-    /// Passes an image's gradient through max pooling and ReLU.
-    fn mask(
-        &self,
-        stage: &Stage,
-        join: Join,
-        (image, index): (usize, usize),
-        scratch: &mut Scratch,
-        job: &mut BackwardJob<'_>,
-    ) {
-        let plane = self.schedule.acts[join.act];
-        let x = &mut job.act[index * plane.len()..][..plane.len()];
-        let mut grad = &scratch.grad;
-        if let Some(pooled) = stage.pooled {
-            scratch.unpooled.clear();
-            scratch.unpooled.resize(plane.dense().len(), 0.0);
-            let maxima = (self.act(pooled, image, &[]), self.schedule.acts[pooled]);
-            pool::max_grad((x, plane), maxima, &scratch.grad, &mut scratch.unpooled);
-            grad = &scratch.unpooled;
-        }
-        let own = |data: &'_ mut [f32]| -> std::ops::Range<usize> {
-            debug_assert!(data.len() >= (index + 1) * plane.channels);
-            index * plane.channels..(index + 1) * plane.channels
-        };
-        let deviations = join.layers().into_iter().zip(&mut job.deviations).map(|(layer, output)| {
-            let range = own(output);
-            Deviation { y: self.y(layer, image), mean: &self.norms[layer].mean, output: &mut output[range] }
-        });
-        let deviations = deviations.collect();
-        let range = own(job.sums);
-        let quant = self.integer.as_ref().and_then(|integer| integer.acts[join.act]);
-        let ceiling = quant.map_or(f32::INFINITY, |quant| {
-            let limits = quant.limits(true);
-            f32::from(limits.max) - f32::from(limits.zero)
-        });
-        Mask { plane, x, grad, ceiling, sums: &mut job.sums[range], deviations }.run(self.level);
-    }
-}
-
-impl Join {
-    /// The convolutions that are added up.
-    fn layers(self) -> Vec<LayerId> {
-        match self.added {
-            Added::Layer(other) => vec![self.layer, other],
-            _ => vec![self.layer],
-        }
-    }
-}
-
-impl OutputGrad<'_> {
-    /// The gradient of one image, without border.
-    fn of(self, image: usize, plane: Plane, output: &mut [f32]) {
-        match self {
-            OutputGrad::Mean(grad) => {
-                pool::mean_grad(&grad[image * plane.channels..][..plane.channels], plane, output);
-            }
-            OutputGrad::Dense(grad) => output.copy_from_slice(&grad[image * output.len()..][..output.len()]),
-        }
     }
 }
 
