@@ -7,6 +7,7 @@ mod calibrate;
 mod completions;
 mod devices;
 mod exit;
+mod gpu;
 mod inputs;
 mod inspect;
 mod interrupt;

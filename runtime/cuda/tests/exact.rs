@@ -4,8 +4,11 @@ mod support;
 
 use ride_compiler::memory::AlignedBytes;
 use ride_cuda::{Executor, Options, Path, Session};
-use ride_runtime::{Model, Policy};
+use ride_runtime::format::header::Kind;
+use ride_runtime::op::Op;
+use ride_runtime::{Model, PartId, Policy};
 use ride_tests::built::{self, TARGETS};
+use ride_tests::forge::{Forge, STEM};
 use ride_tests::exercise::{Answer, Arena, Recorder, picture};
 use ride_tests::synthetic::Recipe;
 use support::{Ground, grounds};
@@ -81,10 +84,141 @@ fn everywhere(names: &[&str], bits: u8, pictures: u32) {
 
 #[test]
 fn the_smallest_network() {
-    everywhere(&["tiny"], 16, 3);
+    everywhere(&["tiny"], 16, 2);
+    everywhere(&["tiny"], 8, 1);
 }
 
 #[test]
 fn blocks_of_the_cifar_networks() {
     everywhere(&["cifar"], 16, 1);
+}
+
+#[test]
+fn features_of_nothing_stop_the_router() {
+    everywhere(&["dead"], 16, 1);
+}
+
+#[test]
+fn routers_without_layers() {
+    everywhere(&["max-probability", "margin", "entropy"], 16, 1);
+}
+
+#[test]
+fn projections_and_grey_images() {
+    everywhere(&["bottleneck"], 16, 1);
+}
+
+#[test]
+fn experts_without_routers_or_stem() {
+    everywhere(&["unrouted", "single", "separate"], 16, 1);
+}
+
+#[test]
+#[ignore = "minutes in the interpreter of a debug build; cargo test --release -- --ignored, or on a GPU"]
+fn groups_and_max_pooling() {
+    everywhere(&["next", "pooled"], 16, 1);
+    everywhere(&["bottleneck", "cifar"], 8, 1);
+}
+
+#[test]
+#[ignore = "minutes in the interpreter of a debug build; cargo test --release -- --ignored, or on a GPU"]
+fn the_real_model() {
+    let model = parse(built::real_artifact("portable", 16));
+    for ground in grounds() {
+        for &path in &ground.paths {
+            compare("real model", model, ground, path, 1);
+        }
+    }
+}
+
+/// Artifacts for CPUs run on a GPU as they are: their weights are taken out of any layout.
+#[test]
+fn artifacts_of_all_layouts() {
+    let ground = &grounds()[grounds().len() - 1];
+    let path = ground.paths[ground.paths.len() - 1];
+    for target in TARGETS {
+        let artifact = built::tiny(target);
+        compare(target, parse(&artifact), ground, path, 3);
+    }
+}
+
+/// Weights at the ends of their range: accumulators and saturation as far out as they get.
+#[test]
+fn extreme_weights() {
+    let artifact = built::tiny("portable");
+    let fills: [fn(usize) -> u8; 3] = [|_| 127, |_| 129, |i| if i % 3 == 0 { 127 } else { 129 }];
+    for fill in fills {
+        let model = parse(&artifact);
+        let mut forge = Forge::of(&artifact);
+        for part in model.parts() {
+            let section = match part.id {
+                PartId::Expert(i) => (Kind::Expert, i),
+                _ => STEM,
+            };
+            for step in part.steps() {
+                if let Op::Conv(conv) = step.op {
+                    let bytes: Vec<u8> = (0..conv.weights.len as usize).map(fill).collect();
+                    forge = forge.put(section, conv.weights.at as usize, &bytes);
+                }
+            }
+        }
+        let bytes = AlignedBytes::copy_of(&forge.bytes());
+        for ground in grounds() {
+            ground.paths.iter().for_each(|&path| compare("extreme weights", parse(&bytes), ground, path, 2));
+        }
+    }
+}
+
+/// Other grids give the same bits, and one session may be asked many times.
+#[test]
+fn grids_of_all_sizes() {
+    let artifact = built::tiny("portable");
+    let model = parse(&artifact);
+    let ground = &grounds()[grounds().len() - 1];
+    let most = ground.device.facts().multiprocessors.min(5);
+    for blocks in 1..=most {
+        let options = Options { blocks: Some(blocks), ..Options::default() };
+        let mut session = Session::with_options(model, &ground.device, options).expect("a session");
+        for seed in 0..4 {
+            let pixels = picture(model, seed);
+            let (want, _) = on_cpu(model, &pixels, Policy::Routed);
+            assert_eq!(Answer::from(session.classify(&pixels, Policy::Routed).expect("an answer")), want, "{blocks} blocks");
+        }
+        assert!(session.self_test().expect("the golden vectors") > 0);
+    }
+}
+
+/// One expert at a time: the same answers as on the CPU after each of them.
+#[test]
+fn step_by_step() {
+    let artifact = built::synthetic(&Recipe::tiny(), "portable", 16);
+    let model = parse(&artifact);
+    for ground in grounds() {
+        for executor in [Executor::Persistent, Executor::OpByOp] {
+            let mut gpu = session(model, ground, ground.paths[0], executor);
+            let mut arena = Arena::new(model, 0x11);
+            let mut cpu = ride_runtime::Session::new(model, arena.lend()).expect("a session");
+            let pixels = picture(model, 5);
+            cpu.start(&pixels).expect("the stem");
+            gpu.start(&pixels).expect("the stem");
+            for _ in 0..model.experts() {
+                assert_eq!(gpu.step().expect("an expert"), cpu.step().expect("an expert"));
+                let (got, want) = (gpu.outcome().expect("an answer"), cpu.outcome().expect("an answer"));
+                assert_eq!(Answer::from(got), Answer::from(want));
+            }
+            assert!(gpu.step().is_err(), "there is no expert left");
+        }
+    }
+}
+
+#[test]
+fn profiles_name_every_operation() {
+    let artifact = built::tiny("portable");
+    let model = parse(&artifact);
+    let ground = &grounds()[0];
+    let mut session = session(model, ground, ground.paths[0], Executor::OpByOp);
+    let times = session.profile(&picture(model, 0)).expect("a profile");
+    let operations: usize = model.parts().map(|p| p.len()).sum();
+    assert_eq!(times.len(), operations + model.experts());
+    assert!(times.iter().all(|t| t.us >= 0.0));
 }

@@ -110,8 +110,19 @@ fn missing_barriers_of_warps_are_races() {
 
 #[test]
 fn a_grid_that_does_not_wait_is_a_race() {
-    // Arriving blocks go on at once: what they count is never what they wait for.
-    fails("no waiting", Path::Dp4a, |ptx| ptx.replace("ld.volatile.u32", "ld.volatile.u16"));
+    // Blocks compare a number that no barrier ever has instead of reading it again, and go on at once.
+    fails("no waiting", Path::Dp4a, |ptx| {
+        let mut seen = 0;
+        let edit = |line: &str| match line.trim().strip_prefix("ld.volatile.u32") {
+            Some(rest) => {
+                seen += 1;
+                let register = rest.split(',').next().unwrap_or("").trim();
+                if seen == 2 { format!("mov.u32 {register}, 4000000000;") } else { line.to_owned() }
+            }
+            None => line.to_owned(),
+        };
+        ptx.lines().map(edit).map(|l| l + "\n").collect()
+    });
 }
 
 #[test]
