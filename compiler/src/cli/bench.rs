@@ -10,10 +10,10 @@ use ride_compiler::artifact_file::ArtifactFile;
 use ride_compiler::bench::{self, Latency, OpTime, Report, Settings};
 use serde::Serialize;
 
-use super::{devices, gpu};
 use super::inputs::{self, DataArgs};
 use super::table::{Table, millions};
 use super::ui::Ui;
+use super::{devices, gpu};
 
 /// Measure latency against the number of experts
 ///

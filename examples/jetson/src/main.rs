@@ -35,7 +35,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Option<Arguments>, S
     let mut plain = Vec::new();
     let (mut gpu, mut count) = (0, None);
     while let Some(word) = words.next() {
-        let mut number = || words.next().and_then(|v| v.parse().ok()).ok_or(format!("{word} needs a number"));
+        let mut number = || words.next().and_then(|v| v.parse::<u32>().ok()).ok_or(format!("{word} needs a number"));
         match word.as_str() {
             "--help" | "-h" => return Ok(None),
             "--gpu" => gpu = number()? as usize,

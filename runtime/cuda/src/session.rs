@@ -266,7 +266,12 @@ impl<'m> Session<'m> {
     ///
     /// # Errors
     /// As [`Session::classify`].
-    pub fn classify_probed<P: Probe>(&mut self, image: &[u8], policy: Policy, probe: &mut P) -> Result<Outcome<'_>, Error> {
+    pub fn classify_probed<P: Probe>(
+        &mut self,
+        image: &[u8],
+        policy: Policy,
+        probe: &mut P,
+    ) -> Result<Outcome<'_>, Error> {
         self.put_image(image)?;
         let (limit, asked) = self.limits(policy)?;
         let mut watched = Watched { probe };
@@ -348,7 +353,11 @@ impl<'m> Session<'m> {
         times.events[0].2.record(&self.stream)?;
         self.one_by_one(self.model.experts(), Asked::NOBODY, &mut times)?;
         let pairs = times.events.iter().zip(&times.events[1..]);
-        pairs.map(|((.., before), (part, index, after))| Ok(OpTime { part: *part, index: *index, us: after.since(before)? })).collect()
+        pairs
+            .map(|((.., before), (part, index, after))| {
+                Ok(OpTime { part: *part, index: *index, us: after.since(before)? })
+            })
+            .collect()
     }
 
     fn put_image(&mut self, image: &[u8]) -> Result<(), Error> {

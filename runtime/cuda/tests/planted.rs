@@ -2,8 +2,6 @@
 //!
 //! These tests run in the interpreter, whatever GPUs there are: hardware would not notice most of these bugs.
 
-mod support;
-
 use std::cell::Cell;
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
 use std::sync::Arc;

@@ -71,13 +71,8 @@ impl Clocks {
     /// Clocks of a launch whose epochs come after `before`.
     pub(crate) fn new(blocks: u32, before: u32) -> Self {
         let known = vec![before; blocks as usize];
-        let clock = BlockClock {
-            epoch: before + 1,
-            fenced: known.clone(),
-            read: known.clone(),
-            arrived: known.clone(),
-            known,
-        };
+        let clock =
+            BlockClock { epoch: before + 1, fenced: known.clone(), read: known.clone(), arrived: known.clone(), known };
         Clocks { blocks: vec![clock; blocks as usize], words: HashMap::new() }
     }
 
@@ -116,7 +111,8 @@ impl Clocks {
 
     fn ordered(&self, actor: Actor, epoch: u32, past: &Access) -> bool {
         if past.epoch == 0 || past.block != actor.block {
-            return past.epoch <= self.blocks[usize::from(actor.block)].known.get(usize::from(past.block)).copied().unwrap_or(0);
+            return past.epoch
+                <= self.blocks[usize::from(actor.block)].known.get(usize::from(past.block)).copied().unwrap_or(0);
         }
         past.epoch < epoch
             || (past.warp == actor.warp
@@ -124,7 +120,14 @@ impl Clocks {
     }
 
     /// Checks and remembers an access to bytes of `history`, which is `len` bytes long; says whether it races.
-    pub(crate) fn access(&self, history: &mut History, len: usize, (at, bytes): (usize, usize), write: bool, actor: Actor) -> bool {
+    pub(crate) fn access(
+        &self,
+        history: &mut History,
+        len: usize,
+        (at, bytes): (usize, usize),
+        write: bool,
+        actor: Actor,
+    ) -> bool {
         if history.0.is_empty() {
             history.0.resize(len, Byte::default());
         }

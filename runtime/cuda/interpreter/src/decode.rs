@@ -116,9 +116,18 @@ pub(crate) enum Do {
     AtomAdd(Reg, Address, Reg),
     Shfl(Reg, Reg, Reg),
     Mma([Reg; 4], [Reg; 4], [Reg; 2], [Reg; 4]),
-    WmmaLoad { space: Space, d: [Reg; 2], address: Address, stride: Reg },
+    WmmaLoad {
+        space: Space,
+        d: [Reg; 2],
+        address: Address,
+        stride: Reg,
+    },
     WmmaMma([Reg; 8], [Reg; 2], [Reg; 2], [Reg; 8]),
-    WmmaStore { a: [Reg; 8], address: Address, stride: Reg },
+    WmmaStore {
+        a: [Reg; 8],
+        address: Address,
+        stride: Reg,
+    },
     Fence,
     Barrier,
     WarpBarrier,
@@ -543,9 +552,7 @@ impl Decoder<'_> {
         Some(match ty(kind)? {
             Ty::U64 | Ty::S64 if shift => Do::Shift64(f, self.wide(o[0])?, self.wide(o[1])?, self.narrow(o[2])?),
             Ty::U64 | Ty::S64 => Do::Bin64(f, self.wide(o[0])?, self.wide(o[1])?, self.wide(o[2])?),
-            Ty::U16 | Ty::S16 => {
-                Do::Bin16(f, signed, self.narrow(o[0])?, self.narrow(o[1])?, self.narrow(o[2])?)
-            }
+            Ty::U16 | Ty::S16 => Do::Bin16(f, signed, self.narrow(o[0])?, self.narrow(o[1])?, self.narrow(o[2])?),
             _ => Do::Bin32(f, self.narrow(o[0])?, self.narrow(o[1])?, self.narrow(o[2])?),
         })
     }

@@ -8,7 +8,7 @@
 //! Environment, read by `cuInit`, to rehearse what can be wrong with a machine: `RIDE_PTX_VERSION` (what
 //! `cuDriverGetVersion` says), `RIDE_PTX_DEVICES` (how many of the devices are there), `RIDE_PTX_MEMORY` (bytes that each has).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -46,7 +46,8 @@ struct Context {
     used: HashMap<u64, usize>,
     memory: usize,
     next: usize,
-    failed: bool,
+    /// Streams in which a launch has failed since they were last waited for.
+    failed: HashSet<usize>,
 }
 
 struct Driver {
@@ -142,7 +143,7 @@ exported! {
                 used: HashMap::new(),
                 memory,
                 next: 0,
-                failed: false,
+                failed: HashSet::new(),
             };
             let version = setting("RIDE_PTX_VERSION", 12060) as c_int;
             *driver = Some(Driver { version, contexts: (0..count).map(|_| context()).collect() });
@@ -348,15 +349,18 @@ exported! {
         with(|c| c.machine.memory.write(to, &vec![value; len]).map_or(INVALID_VALUE, |()| SUCCESS))
     }
 
-    /// A stream; all are the same here.
+    /// A stream; everything in it is done at once.
     fn cuStreamCreate(stream: *mut usize, _flags: c_uint) {
-        // SAFETY: the caller's contract.
-        unsafe { put(stream, 1) }
+        with(|c| {
+            let handle = c.handle();
+            // SAFETY: the caller's contract.
+            unsafe { put(stream, handle) }
+        })
     }
 
     /// Waits; says whether a launch has failed.
-    fn cuStreamSynchronize(_stream: usize) {
-        with(|c| if std::mem::take(&mut c.failed) { LAUNCH_FAILED } else { SUCCESS })
+    fn cuStreamSynchronize(stream: usize) {
+        with(|c| if c.failed.remove(&stream) { LAUNCH_FAILED } else { SUCCESS })
     }
 
     /// Forgets a stream.
@@ -405,7 +409,7 @@ exported! {
         function: usize,
         grid_x: c_uint, grid_y: c_uint, grid_z: c_uint,
         block_x: c_uint, block_y: c_uint, block_z: c_uint,
-        _shared: c_uint, _stream: usize, params: *mut *mut c_void, _extra: *mut *mut c_void,
+        _shared: c_uint, stream: usize, params: *mut *mut c_void, _extra: *mut *mut c_void,
     ) {
         if [grid_y, grid_z, block_y, block_z] != [1; 4] || params.is_null() {
             return INVALID_VALUE;
@@ -421,7 +425,7 @@ exported! {
             let launch = Launch { kernel, blocks: grid_x, threads: block_x, params: bytes };
             if let Err(error) = c.machine.launch(&launch) {
                 eprintln!("interpreter: {error}");
-                c.failed = true;
+                c.failed.insert(stream);
             }
             SUCCESS
         })

@@ -11,6 +11,7 @@
 //!
 //! [`driver`] dresses the machine up as a CUDA driver.
 
+mod access;
 mod clock;
 mod decode;
 pub mod driver;

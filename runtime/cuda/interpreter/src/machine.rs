@@ -127,7 +127,7 @@ impl Machine {
         let mut round = self.seed as usize;
         while blocks.iter().any(|b| b.warps.iter().any(|w| w.state != State::Done)) {
             for turn in 0..count {
-                let number = (turn * if self.seed % 2 == 0 { 1 } else { count - 1 } + round) % count;
+                let number = (turn * if self.seed.is_multiple_of(2) { 1 } else { count - 1 } + round) % count;
                 spent += self.turn(kernel, number, &mut blocks[number], clocks)?;
                 if spent > self.patience {
                     return Err(Error::syntax(0, format!("no end after {spent} instructions")));

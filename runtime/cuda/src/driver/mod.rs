@@ -201,7 +201,14 @@ impl Buffer {
         assert!(at + bytes.len() <= self.len);
         self.device.call("cuMemcpyDtoHAsync_v2", |api| {
             // SAFETY: both sides have as many bytes, and the caller's are borrowed until the stream is done.
-            unsafe { (api.cuMemcpyDtoHAsync_v2)(bytes.as_mut_ptr().cast(), self.address + at as u64, bytes.len(), stream.handle) }
+            unsafe {
+                (api.cuMemcpyDtoHAsync_v2)(
+                    bytes.as_mut_ptr().cast(),
+                    self.address + at as u64,
+                    bytes.len(),
+                    stream.handle,
+                )
+            }
         })?;
         stream.wait()
     }
@@ -323,7 +330,8 @@ impl Kernel {
     /// Compiles PTX; `needed` is the CUDA version that knows it.
     pub(crate) fn new(device: &Device, ptx: &str, name: &str, needed: i32) -> Result<Self, Error> {
         let found = device.facts.driver;
-        let too_old = || Error::DriverTooOld { found, needed: format!("CUDA {}.{}", needed / 1000, needed % 1000 / 10) };
+        let too_old =
+            || Error::DriverTooOld { found, needed: format!("CUDA {}.{}", needed / 1000, needed % 1000 / 10) };
         if found < needed {
             return Err(too_old());
         }

@@ -63,7 +63,8 @@ impl Program {
             parts.push(count);
         }
         let routers = (0..model.experts()).filter_map(|i| model.router(i));
-        let units = routers.filter_map(|r| r.assignment().map(|a| usize::from(a.top_k) + usize::from(a.hidden.outputs)));
+        let units =
+            routers.filter_map(|r| r.assignment().map(|a| usize::from(a.top_k) + usize::from(a.hidden.outputs)));
         let scratch = units.chain([model.classes()]).max().unwrap_or(0);
         Ok(Program {
             ops,
@@ -91,7 +92,14 @@ impl Builder<'_> {
             Op::Load(load) => {
                 let (h, w, c) = self.model.input();
                 let out_hi = load.out;
-                Record { kind: Kind::Load as u32, in_h: h as u32, in_w: w as u32, in_c: c as u32, out_hi, ..Record::default() }
+                Record {
+                    kind: Kind::Load as u32,
+                    in_h: h as u32,
+                    in_w: w as u32,
+                    in_c: c as u32,
+                    out_hi,
+                    ..Record::default()
+                }
             }
             Op::Conv(conv) => self.conv(part, conv)?,
             Op::Shortcut(s) => shortcut(s),
@@ -105,7 +113,9 @@ impl Builder<'_> {
                 out_hi: p.out,
                 ..source(p.source)
             },
-            Op::Head(h) => Record { kind: Kind::Head as u32, source_hi: h.source, out_hi: h.out, ..self.dense(part, &h.dense)? },
+            Op::Head(h) => {
+                Record { kind: Kind::Head as u32, source_hi: h.source, out_hi: h.out, ..self.dense(part, &h.dense)? }
+            }
         })
     }
 
@@ -170,7 +180,9 @@ impl Builder<'_> {
         let pixels = s.out_h() * s.out_w();
         let warps = 8 * self.shape.multiprocessors as usize;
         match self.shape.path {
-            Path::F32 | Path::Dp4a => s.groups == 1 && pixels.div_ceil(4) * usize::from(s.out_c).div_ceil(4) >= 16 * warps,
+            Path::F32 | Path::Dp4a => {
+                s.groups == 1 && pixels.div_ceil(4) * usize::from(s.out_c).div_ceil(4) >= 16 * warps
+            }
             Path::Wmma => false,
             Path::Mma => pixels.div_ceil(32) * columns.div_ceil(32) * usize::from(s.groups) >= warps,
         }

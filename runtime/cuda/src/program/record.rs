@@ -104,7 +104,8 @@ mod tests {
         let text = include_str!("../../device/op.h");
         let body = text.split("struct Op {").nth(1).and_then(|t| t.split("};").next()).expect("struct Op");
         let lines = body.lines().map(|l| l.split("//").next().unwrap_or("").trim());
-        let names = lines.filter_map(|l| l.split_once(' ')).flat_map(|(_, names)| names.trim_end_matches(';').split(','));
+        let names =
+            lines.filter_map(|l| l.split_once(' ')).flat_map(|(_, names)| names.trim_end_matches(';').split(','));
         let names: Vec<&str> = names.map(str::trim).filter(|n| !n.is_empty()).collect();
         assert_eq!(names, Record::FIELDS);
     }

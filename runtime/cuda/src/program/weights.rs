@@ -55,7 +55,9 @@ pub(super) fn unpack(part: &Part<'_>, conv: &Conv) -> Plain {
         let at = kernels::param_at(&shape, conv.layout, c);
         // That layout's biases are folded for activations moved up by 128.
         let moved = match conv.layout {
-            Layout::K8N16 => 128 * weights[c * shape.taps()..][..shape.taps()].iter().map(|&w| i32::from(w)).sum::<i32>(),
+            Layout::K8N16 => {
+                128 * weights[c * shape.taps()..][..shape.taps()].iter().map(|&w| i32::from(w)).sum::<i32>()
+            }
             _ => 0,
         };
         (arrays.bias(at).wrapping_add(moved), arrays.multiplier(at), arrays.right_shift(at))
@@ -172,7 +174,9 @@ mod tests {
 
     #[test]
     fn every_packing_can_be_taken_back() {
-        for (in_c, out_c, kernel, groups) in [(3, 16, 3, 1), (16, 24, 3, 1), (24, 20, 1, 1), (32, 32, 3, 8), (12, 6, 3, 3), (9, 18, 5, 3)] {
+        for (in_c, out_c, kernel, groups) in
+            [(3, 16, 3, 1), (16, 24, 3, 1), (24, 20, 1, 1), (32, 32, 3, 8), (12, 6, 3, 3), (9, 18, 5, 3)]
+        {
             let shape = ConvShape { in_h: 5, in_w: 5, in_c, out_c, kernel, stride: 1, padding: 1, groups };
             let count = usize::from(out_c) * shape.taps();
             let weights: Vec<i8> = (0..count).map(|i| (i * 37 % 251) as u8 as i8).collect();

@@ -7,15 +7,15 @@ use std::sync::{Arc, OnceLock};
 use ride_cuda::{Api, Device, Error, Path};
 
 /// A device and what to say about it.
-pub struct Ground {
-    pub device: Device,
+pub(crate) struct Ground {
+    pub(crate) device: Device,
     /// Paths that are to be tried on it.
-    pub paths: Vec<Path>,
-    pub interpreted: bool,
+    pub(crate) paths: Vec<Path>,
+    pub(crate) interpreted: bool,
 }
 
 /// The interpreter's driver, in this process.
-pub fn interpreter() -> Arc<Api> {
+pub(crate) fn interpreter() -> Arc<Api> {
     // SAFETY: the interpreter declares the functions with the driver's types.
     let api = unsafe { Api::from_functions(ride_ptx::driver::symbol) };
     Arc::new(api.expect("the interpreter has all functions"))
@@ -50,7 +50,7 @@ fn find() -> Vec<Ground> {
 }
 
 /// All grounds of this machine. Says which they are, in every test.
-pub fn grounds() -> &'static [Ground] {
+pub(crate) fn grounds() -> &'static [Ground] {
     static GROUNDS: OnceLock<Vec<Ground>> = OnceLock::new();
     let grounds = GROUNDS.get_or_init(find);
     let kind = if grounds[0].interpreted { "in the interpreter, without a GPU" } else { "on a GPU" };
