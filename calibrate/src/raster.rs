@@ -6,6 +6,8 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use image::{ColorType, DynamicImage, ImageDecoder, ImageReader, Limits};
 
+use crate::resample::{Resize, resize_window};
+
 /// Most pixels an image may have; 64 M is beyond any camera and keeps a hostile header from asking for gigabytes.
 pub const MAX_PIXELS: u64 = 64 * 1024 * 1024;
 
@@ -105,6 +107,44 @@ impl Image {
         &self.pixels
     }
 
+    /// The same picture in three channels: alpha is dropped, grey repeated.
+    #[must_use]
+    pub fn into_rgb(self) -> Self {
+        let pixels = match self.channels {
+            1 => self.pixels.iter().flat_map(|&grey| [grey; 3]).collect(),
+            4 => self.pixels.chunks_exact(4).flat_map(|p| [p[0], p[1], p[2]]).collect(),
+            _ => return self,
+        };
+        Self { channels: 3, pixels, ..self }
+    }
+
+    /// The rectangle of `height` x `width` pixels from row `top` and column `left` on.
+    ///
+    /// # Errors
+    /// If it is empty or reaches beyond the image.
+    pub fn crop(&self, top: usize, left: usize, height: usize, width: usize) -> Result<Self> {
+        let fits = |from: usize, n: usize, side: usize| from.checked_add(n).is_some_and(|end| end <= side);
+        ensure!(
+            fits(top, height, self.height) && fits(left, width, self.width),
+            "a crop of {height} x {width} pixels at {top}, {left} does not fit an image of {} x {}",
+            self.height,
+            self.width
+        );
+        let row = |y: usize| &self.pixels[(y * self.width + left) * self.channels..][..width * self.channels];
+        Self::new(height, width, self.channels, (top..top + height).flat_map(row).copied().collect())
+    }
+
+    /// The whole picture in another size: bilinear with antialiasing, as Pillow resizes.
+    ///
+    /// # Errors
+    /// If a side is zero, or if the image has an alpha channel.
+    pub fn resized(&self, height: usize, width: usize) -> Result<Self> {
+        ensure!(self.channels != 4, "an image with an alpha channel cannot be resized");
+        ensure!(height > 0 && width > 0, "an image of {height} x {width} pixels has no content");
+        let whole = Resize { height, width, top: 0, left: 0, window_height: height, window_width: width };
+        Self::new(height, width, self.channels, resize_window(self.view(), whole))
+    }
+
     /// A view of the same pixels.
     pub(crate) fn view(&self) -> View<'_> {
         View { height: self.height, width: self.width, channels: self.channels, pixels: &self.pixels }
@@ -140,6 +180,21 @@ mod tests {
         assert!(Image::new(2, 3, 2, vec![0; 12]).is_err());
         assert!(Image::new(0, 3, 3, vec![]).is_err());
         assert!(Image::new(usize::MAX, usize::MAX, 3, vec![0; 3]).is_err());
+    }
+
+    #[test]
+    fn crops_and_sizes() {
+        let image = Image::new(2, 3, 1, (0..6).collect()).unwrap();
+        assert_eq!(image.crop(1, 1, 1, 2).unwrap().pixels(), [4, 5]);
+        assert_eq!(image.crop(0, 0, 2, 3).unwrap(), image);
+        for (top, left, height, width) in [(1, 0, 2, 1), (0, 2, 1, 2), (0, 0, 0, 1), (usize::MAX, 0, 2, 1)] {
+            assert!(image.crop(top, left, height, width).is_err());
+        }
+        assert_eq!(image.resized(2, 3).unwrap(), image);
+        assert_eq!(image.resized(1, 1).unwrap().pixels(), [3]);
+        assert_eq!(image.clone().into_rgb().pixels()[3..6], [1, 1, 1]);
+        assert!(image.resized(0, 4).is_err());
+        assert!(Image::new(1, 1, 4, vec![1, 2, 3, 4]).unwrap().resized(2, 2).is_err());
     }
 
     #[test]

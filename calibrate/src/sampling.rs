@@ -1,4 +1,4 @@
-//! Which images calibrate: deterministic by seed, the same on every machine.
+//! Which images are drawn: deterministic by seed, the same on every machine.
 
 /// Up to `n` different indices into `labels`, spread over the classes as evenly as they allow.
 ///
@@ -29,10 +29,23 @@ pub fn uniform(len: usize, n: usize, seed: u64) -> Vec<usize> {
 }
 
 /// Generator of Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014.
-struct SplitMix64(u64);
+#[derive(Clone, Debug)]
+pub struct SplitMix64(u64);
 
 impl SplitMix64 {
-    fn next(&mut self) -> u64 {
+    /// A sequence of its own for each seed.
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// A sequence of its own for each list of numbers, such as seed, epoch and image.
+    pub fn of(numbers: &[u64]) -> Self {
+        // Each number is hashed with what the numbers before it came to, so that their order counts.
+        Self(numbers.iter().fold(0, |state, &number| Self(state ^ number).draw()))
+    }
+
+    /// 64 random bits.
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
@@ -40,12 +53,22 @@ impl SplitMix64 {
     }
 
     /// A number below `bound`; the bias of the multiplication is below `bound / 2^64`.
-    fn below(&mut self, bound: usize) -> usize {
-        ((u128::from(self.next()) * bound as u128) >> 64) as usize
+    pub fn below(&mut self, bound: usize) -> usize {
+        ((u128::from(self.draw()) * bound as u128) >> 64) as usize
+    }
+
+    /// A number in `0..1`, in steps of 2^-53.
+    pub fn unit(&mut self) -> f64 {
+        (self.draw() >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    /// A number in `low..high`.
+    pub fn between(&mut self, low: f64, high: f64) -> f64 {
+        low + (high - low) * self.unit()
     }
 
     /// Fisher-Yates.
-    fn shuffle<T>(&mut self, items: &mut [T]) {
+    pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for i in (1..items.len()).rev() {
             items.swap(i, self.below(i + 1));
         }
@@ -108,9 +131,20 @@ mod tests {
     }
 
     #[test]
+    fn sequences_differ_by_every_number_and_its_place() {
+        let first = |numbers: &[u64]| SplitMix64::of(numbers).draw();
+        let all = [first(&[1, 2, 3]), first(&[1, 2, 4]), first(&[2, 1, 3]), first(&[1, 2]), first(&[1, 2, 3, 0])];
+        assert_eq!(all.iter().collect::<HashSet<_>>().len(), all.len());
+        let mut random = SplitMix64::new(5);
+        let drawn: Vec<f64> = (0..10_000).map(|_| random.between(-15.0, 15.0)).collect();
+        assert!(drawn.iter().all(|x| (-15.0..15.0).contains(x)));
+        assert!(drawn.iter().sum::<f64>().abs() < 0.5 * 10_000.0);
+    }
+
+    #[test]
     fn the_generator_is_the_published_one() {
         // First outputs for seed 1234567, as given by the reference implementation.
         let mut random = SplitMix64(1_234_567);
-        assert_eq!([random.next(), random.next()], [6_457_827_717_110_365_317, 3_203_168_211_198_807_973]);
+        assert_eq!([random.draw(), random.draw()], [6_457_827_717_110_365_317, 3_203_168_211_198_807_973]);
     }
 }

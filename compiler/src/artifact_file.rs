@@ -1,10 +1,18 @@
-//! Artifacts as files: reading with bounds, checking, writing whole or not at all.
+//! Artifacts as files: mapping or reading with bounds, checking, writing whole or not at all.
+//!
+//! Large artifacts are mapped, not copied: what an inference does not need of them costs no memory of its own, and
+//! programs that open the same one share its pages. The price is that somebody who cuts the file short *in place* while it
+//! is open ends this process (SIGBUS on Unix; Windows refuses to cut it). Nothing of ours does so: artifacts are written
+//! to a temporary name and renamed, which leaves those who have the old file open with the old file. Whoever fears
+//! others copies the artifact to a place of its own first.
 
 use std::fs::{self, File};
 use std::io::Read;
+use std::ops::Deref;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
+use memmap2::{Mmap, MmapOptions};
 use ride_calibrate::atomic_file;
 use ride_runtime::format::MAGIC;
 use ride_runtime::{Model, Session, Team};
@@ -16,27 +24,67 @@ pub const MAX_BYTES: u64 = 1 << 30;
 /// Largest arena that is allocated for an artifact, in bytes.
 pub const MAX_ARENA: usize = 1 << 30;
 
-/// An artifact's bytes in memory, at the alignment that kernels want.
+/// Artifacts from this size on, in bytes, are mapped; a smaller one is copied faster than its pages are arranged.
+const MAPPED: u64 = 1 << 20;
+
+/// An artifact's bytes, at the alignment that kernels want.
 #[derive(Debug)]
 pub struct ArtifactFile {
-    bytes: AlignedBytes,
+    bytes: Bytes,
     shown: String,
 }
 
+/// Where they are.
+#[derive(Debug)]
+enum Bytes {
+    Read(AlignedBytes),
+    /// Pages begin at multiples of more than kernels want.
+    Mapped(Mmap),
+}
+
+impl Bytes {
+    /// The first `len` bytes of `file`.
+    fn of(mut file: &File, len: u64) -> std::io::Result<Self> {
+        if len >= MAPPED {
+            // SAFETY: the file is only read through the map, which this value owns. That nobody changes the file in
+            // place meanwhile is what this module's documentation asks for. Whoever does it all the same can at most
+            // make the checked model differ from what it was: kernels check every slice that they are given once more.
+            return unsafe { MmapOptions::new().len(len as usize).populate().map(file) }.map(Bytes::Mapped);
+        }
+        let mut bytes = AlignedBytes::zeroed(len as usize);
+        file.read_exact(&mut bytes)?;
+        Ok(Bytes::Read(bytes))
+    }
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Bytes::Read(bytes) => bytes,
+            Bytes::Mapped(bytes) => bytes,
+        }
+    }
+}
+
 impl ArtifactFile {
-    /// Reads the file at `path`; [`ArtifactFile::model`] checks what is in it.
+    /// Opens the file at `path`, mapped if it is large; [`ArtifactFile::model`] checks what is in it.
     ///
     /// # Errors
     /// Names the file where it cannot be read, is no regular file, is larger than [`MAX_BYTES`] or does not begin as an
     /// artifact does.
     pub fn read(path: &Path) -> Result<Self> {
         let shown = path.display().to_string();
-        let kind = fs::metadata(path).with_context(|| format!("cannot open the artifact {shown}"))?;
+        let cannot_open = || format!("cannot open the artifact {shown}");
+        // Asked before it is opened: opening a pipe would wait for somebody to write.
+        let kind = fs::metadata(path).with_context(cannot_open)?;
         ensure!(kind.is_file(), "{shown} is not a file; expected an artifact (*.ride) that `ride-compile build` wrote");
-        ensure!(kind.len() <= MAX_BYTES, "{shown} has {} bytes; an artifact may have {MAX_BYTES}", kind.len());
-        let mut bytes = AlignedBytes::zeroed(usize::try_from(kind.len())?);
-        let mut file = File::open(path).with_context(|| format!("cannot open the artifact {shown}"))?;
-        file.read_exact(&mut bytes).with_context(|| format!("cannot read the artifact {shown}"))?;
+        let file = File::open(path).with_context(cannot_open)?;
+        // Of the file that was opened, which another one may have replaced by now.
+        let len = file.metadata().with_context(cannot_open)?.len();
+        ensure!(len <= MAX_BYTES, "{shown} has {len} bytes; an artifact may have {MAX_BYTES}");
+        let bytes = Bytes::of(&file, len).with_context(|| format!("cannot read the artifact {shown}"))?;
         ensure!(!bytes.is_empty(), "{shown} is empty; expected an artifact (*.ride) that `ride-compile build` wrote");
         let magic = bytes.get(..MAGIC.len()).unwrap_or(&bytes[..]);
         ensure!(
@@ -181,6 +229,26 @@ mod tests {
         let path = folder.path().join("huge.ride");
         File::create(&path).unwrap().set_len(MAX_BYTES + 1).unwrap();
         assert!(ArtifactFile::read(&path).unwrap_err().to_string().contains("bytes"));
+    }
+
+    /// Mapped and read files are checked alike, and replacing a file leaves those alone who have it open.
+    #[test]
+    fn large_files_are_mapped() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("large.ride");
+        let mut large = MAGIC.to_vec();
+        large.resize(MAPPED as usize + 3, 7);
+        write(&path, &large).unwrap();
+        let file = ArtifactFile::read(&path).unwrap();
+        assert!(matches!(file.bytes, Bytes::Mapped(_)));
+        assert!(file.bytes.as_ptr().addr().is_multiple_of(ride_runtime::format::ARENA_ALIGN));
+        write(&path, &MAGIC).unwrap();
+        assert!(file.bytes[..] == large);
+        assert!(file.model().is_err());
+        assert!(matches!(ArtifactFile::read(&path).unwrap().bytes, Bytes::Read(_)));
+        fs::write(&path, vec![0; MAPPED as usize]).unwrap();
+        let error = ArtifactFile::read(&path).unwrap_err().to_string();
+        assert!(error.contains("is not an artifact"), "{error}");
     }
 
     #[test]

@@ -42,7 +42,10 @@ impl Budget {
 }
 
 /// Milliseconds of `20ms`, `500us` or `1.5s`.
-fn parse_time(text: &str) -> Result<f64> {
+///
+/// # Errors
+/// Shows how a time is written.
+pub fn parse_time(text: &str) -> Result<f64> {
     let text = text.trim();
     let units = [("ms", 1.0), ("us", 1e-3), ("µs", 1e-3), ("s", 1e3)];
     let (number, unit) = units

@@ -2,12 +2,13 @@
 
 mod artifact;
 mod checkpoint;
+mod expected;
 mod rules;
 
 use serde::Serialize;
 
 pub use artifact::{
-    ArtifactReport, Cost, KernelReport, OpReport, PartReport, Region, RouterReport, SectionReport, groups,
+    ArtifactReport, Cost, KernelReport, OpReport, PartReport, Region, RouterReport, SectionReport, groups, slow_paths,
 };
 pub use checkpoint::{CheckpointReport, FloatOp, FloatPart, FloatRouter};
 pub use rules::{combiner, rules, rules_text};

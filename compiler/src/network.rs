@@ -211,6 +211,24 @@ impl Routing {
             Routing::Confidence(rules) => rules.len(),
         }
     }
+
+    /// Gives each router, in order, one of these thresholds; routers for which there are none keep theirs.
+    pub fn set_thresholds(&mut self, thresholds: &[f32]) {
+        match self {
+            Routing::None => {}
+            Routing::Assignment(routers) => routers.iter_mut().zip(thresholds).for_each(|(r, &t)| r.threshold = t),
+            Routing::Confidence(rules) => rules.iter_mut().zip(thresholds).for_each(|(r, &t)| r.threshold = t),
+        }
+    }
+
+    /// Threshold of each router.
+    pub fn thresholds(&self) -> Vec<f32> {
+        match self {
+            Routing::None => Vec::new(),
+            Routing::Assignment(routers) => routers.iter().map(|router| router.threshold).collect(),
+            Routing::Confidence(rules) => rules.iter().map(|rule| rule.threshold).collect(),
+        }
+    }
 }
 
 impl Op {

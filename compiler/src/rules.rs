@@ -170,15 +170,20 @@ fn spread(threshold: &Values<f32>, network: &Network) -> Result<Vec<f32>> {
 }
 
 /// Values that a criterion can take.
-struct Range(f32, f32);
+pub(crate) struct Range(f32, f32);
 
 impl Range {
-    fn of(criterion: Criterion, classes: usize) -> Self {
+    pub(crate) fn of(criterion: Criterion, classes: usize) -> Self {
         match criterion {
             Criterion::MaxProbability => Range(0.0, 1.0),
             Criterion::Margin => Range(0.0, f32::MAX),
             Criterion::Entropy => Range(0.0, (classes as f32).ln()),
         }
+    }
+
+    /// Smallest and largest value.
+    pub(crate) fn limits(&self) -> (f32, f32) {
+        (self.0, self.1)
     }
 
     fn has(&self, value: f32) -> bool {

@@ -94,6 +94,15 @@ impl Source {
         }
     }
 
+    /// The checkpoint as it was read and what `ride.toml` says about it; `None` for ONNX.
+    pub fn checkpoint(&self) -> Option<(&Checkpoint, ModelTable)> {
+        let table = self.description.as_ref().map(|(_, description)| description.model.clone());
+        match &self.model {
+            Model::Checkpoint(checkpoint) => Some((checkpoint, table.unwrap_or_default())),
+            Model::Onnx(_) => None,
+        }
+    }
+
     /// The file with the weights, or the folder of a split model.
     pub fn weights(&self) -> &Path {
         match &self.model {

@@ -20,6 +20,7 @@ use crate::artifact_file;
 use crate::calibration::fingerprint;
 use crate::network::{Network, Shape};
 use crate::reference::{self, Executor, Forward, Image, Observe, Scratch};
+use crate::refine::RESCALED;
 
 /// Images that the layers are compared on, spread evenly over those that are verified.
 pub const LAYER_IMAGES: usize = 256;
@@ -111,7 +112,7 @@ pub fn check_same_model(model: Model<'_>, network: &Network) -> Result<()> {
         model.fingerprint() == found,
         "the artifact was not built from this model: it carries the fingerprint {} of a {} with {} experts, the model \
          is a {} with {} experts and fingerprint {found}; build the artifact again, name the right model, or repeat the \
-         options and the ride.toml that it was built with (--combiner, --router, --router-threshold, --logit-adjustment)",
+         options and the ride.toml that it was built with (--combiner, --router, --logit-adjustment)",
         model.fingerprint(),
         model.arch(),
         model.experts(),
@@ -140,7 +141,7 @@ pub fn class_counts(model: Model<'_>, given: &[u32]) -> Result<Option<Vec<u32>>>
 }
 
 /// Indices of the images to verify.
-fn choose(data: &DataSet, limit: Option<usize>) -> Result<Vec<usize>> {
+pub(crate) fn choose(data: &DataSet, limit: Option<usize>) -> Result<Vec<usize>> {
     let count = limit.unwrap_or(data.len()).min(data.len());
     ensure!(count > 0, "no images are left to verify; the limit must be at least 1");
     let spread = data.format() == Format::Folder;
@@ -341,7 +342,10 @@ impl Values {
         let mut names = BTreeMap::new();
         for part in model.parts() {
             for (index, step) in part.steps().enumerate() {
-                names.insert((part_key(part.id), index), model.name(&step).to_owned());
+                // A copy at another scale is compared with what it copies.
+                let name = model.name(&step);
+                let name = name.strip_suffix(RESCALED).unwrap_or(name);
+                names.insert((part_key(part.id), index), name.to_owned());
             }
         }
         let by_name = names.values().map(|name| (name.clone(), Vec::new())).collect();

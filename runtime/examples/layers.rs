@@ -51,8 +51,14 @@ const fn grouped(name: &'static str, side: u16, channels: u16, stride: u8) -> La
     Layer { name, shape, wide: false, accumulate: false, in_stem: 0, in_expert: 0 }
 }
 
-/// Some layers of ResNet-50 and ResNeXt-50 with `reduce_dimension`.
-const IMAGENET: [Layer; 13] = [
+const fn depthwise(name: &'static str, side: u16, channels: u16, stride: u8) -> Layer {
+    let Layer { shape, .. } = grouped(name, side, channels, stride);
+    let shape = ConvShape { groups: channels, ..shape };
+    Layer { name, shape, wide: false, accumulate: false, in_stem: 0, in_expert: 0 }
+}
+
+/// Some layers of ResNet-50 and ResNeXt-50 with `reduce_dimension`, and of MobileNet-v2.
+const IMAGENET: [Layer; 17] = [
     pointwise("56x56x64 -> 256, wide residual", 56, (64, 256), 1, RESIDUAL),
     pointwise("56x56x256 -> 64", 56, (256, 64), 1, NARROW),
     pointwise("28x28x512 -> 768, stride 2, wide", 28, (512, 768), 2, WIDE),
@@ -66,6 +72,10 @@ const IMAGENET: [Layer; 13] = [
     grouped("28x28x256, 32 groups", 28, 256, 1),
     grouped("14x14x384, 32 groups", 14, 384, 1),
     grouped("7x7x768, 32 groups", 7, 768, 1),
+    depthwise("112x112x32, depthwise", 112, 32, 1),
+    depthwise("112x112x96, depthwise, stride 2", 112, 96, 2),
+    depthwise("14x14x384, depthwise", 14, 384, 1),
+    depthwise("7x7x960, depthwise", 7, 960, 1),
 ];
 
 /// Time of a call in microseconds, from many short samples: the median, or another quantile where the environment

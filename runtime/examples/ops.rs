@@ -6,8 +6,8 @@
 //! says how often the network runs (default 30), `THREADS` how many threads share its operations (default 1). `--sum` adds up operations of the same shape.
 
 use ride_runtime::exec::{Output, Probe};
-use ride_runtime::format::ARENA_ALIGN;
 use ride_runtime::kernels::{self, BACKENDS, Backend};
+use ride_runtime::memory::AlignedBytes;
 use ride_runtime::model::PartId;
 use ride_runtime::op::{Op, Step};
 use ride_runtime::{Model, Policy, Session, Team};
@@ -91,13 +91,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     let Some(path) = words.first() else {
         return Err("usage: ops FILE.ride [part of a kernel's name] [--sum]".into());
     };
-    let bytes = std::fs::read(path).map_err(|e| format!("cannot read {path}: {e}"))?;
+    let bytes = AlignedBytes::read(path).map_err(|e| format!("cannot read {path}: {e}"))?;
     let model = Model::parse(&bytes)?;
     let backend = backend(model, words.get(1).map(String::as_str)).ok_or("no such kernel for this artifact")?;
-    let mut memory = vec![0; model.arena_len() + ARENA_ALIGN];
-    let start = memory.as_ptr().addr().next_multiple_of(ARENA_ALIGN) - memory.as_ptr().addr();
+    let mut memory = AlignedBytes::zeroed(model.arena_len());
     let team = Team::new(setting("THREADS", 1.0) as usize)?;
-    let mut session = Session::with_backend(model, &mut memory[start..], backend)?.with_team(&team);
+    let mut session = Session::with_backend(model, &mut memory, backend)?.with_team(&team);
     let image: Vec<u8> = (0..model.input_len()).map(|i| ((i * 2_654_435_761) >> 13) as u8).collect();
     let passes = (setting("PASSES", 30.0) as usize).max(1);
 

@@ -5,7 +5,7 @@
 //! The numbers of threads take turns, so that a drift of the machine hits all of them. `SECONDS` in the environment says for
 //! how long (default 5), `QUANTILE` which quantile is shown (default 0.5), as for the example `layers`.
 
-use ride_runtime::format::ARENA_ALIGN;
+use ride_runtime::memory::AlignedBytes;
 use ride_runtime::{Model, Policy, Session, Team};
 use std::error::Error;
 use std::time::Instant;
@@ -39,19 +39,18 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
     let threads: usize = args.get(1).map_or(Ok(cores), |n| n.parse())?;
-    let bytes = std::fs::read(path).map_err(|e| format!("cannot read {path}: {e}"))?;
+    let bytes = AlignedBytes::read(path).map_err(|e| format!("cannot read {path}: {e}"))?;
     let model = Model::parse(&bytes)?;
     let experts: usize = args.get(2).map_or(Ok(model.experts()), |n| n.parse())?;
     let image: Vec<u8> = (0..model.input_len()).map(|i| ((i * 2_654_435_761) >> 13) as u8).collect();
 
     let teams = (1..=threads.max(1)).map(Team::new).collect::<Result<Vec<_>, _>>()?;
     let mut samples = vec![Vec::new(); teams.len()];
-    let mut memory = vec![0; model.arena_len() + ARENA_ALIGN];
-    let at = memory.as_ptr().addr().next_multiple_of(ARENA_ALIGN) - memory.as_ptr().addr();
+    let mut memory = AlignedBytes::zeroed(model.arena_len());
     let (mut want, start) = (None, Instant::now());
     while start.elapsed().as_secs_f64() < setting("SECONDS", 5.0) || samples[0].len() < 3 {
         for (team, samples) in teams.iter().zip(&mut samples) {
-            let mut session = Session::new(model, &mut memory[at..])?.with_team(team);
+            let mut session = Session::new(model, &mut memory)?.with_team(team);
             team.wake();
             let mut answer = Vec::new();
             samples.push(time(|| {

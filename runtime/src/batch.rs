@@ -4,8 +4,8 @@
 //! come in the order of the images, whatever the number of threads. Where a single answer has to come sooner, threads can
 //! share an inference instead: see [`crate::team`].
 
-use crate::format::ARENA_ALIGN;
 use crate::kernels::{self, Backend};
+use crate::memory::AlignedBytes;
 use crate::{Error, Model, Policy, Session};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -76,9 +76,8 @@ impl<'m> Batch<'m> {
         let (next, results) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
         let keep = |place, result| results.lock().unwrap_or_else(PoisonError::into_inner).push((place, result));
         let thread = || {
-            let mut memory = vec![0; self.model.arena_len() + ARENA_ALIGN];
-            let start = memory.as_ptr().addr().next_multiple_of(ARENA_ALIGN) - memory.as_ptr().addr();
-            let (mut session, mut state) = match self.session(&mut memory[start..]) {
+            let mut memory = AlignedBytes::zeroed(self.model.arena_len());
+            let (mut session, mut state) = match self.session(&mut memory) {
                 Ok(session) => (session, state()),
                 Err(error) => return keep(0, Err(error.into())),
             };

@@ -2,7 +2,7 @@
 //! and a small router after each expert that decides, per sample, whether the next one is worth running (RIDE, Wang et
 //! al., ICLR 2021).
 //!
-//! The crate is `no_std`, never allocates (but for threads, with the feature `std`), and has no dependencies. An artifact (`*.ride`, written by `ride-compile`)
+//! The crate is `no_std`, never allocates (but for threads and the module `memory`, with the feature `std`), and has no dependencies. An artifact (`*.ride`, written by `ride-compile`)
 //! is validated once by [`Model::parse`]; afterwards nothing panics and nothing reads out of bounds, whatever the bytes
 //! were. All results are defined by one arithmetic law ([`arith`]), so logits and routes are the same bits on every
 //! kernel and every machine.
@@ -36,6 +36,8 @@ pub mod format;
 pub mod golden;
 pub mod kernels;
 mod lifetimes;
+#[cfg(feature = "std")]
+pub mod memory;
 pub mod model;
 pub mod op;
 pub mod oracle;

@@ -74,6 +74,11 @@ fn groups() {
 }
 
 #[test]
+fn depthwise() {
+    sweep(12).depthwise();
+}
+
+#[test]
 fn imagenet_layers() {
     sweep(10).imagenet_layers();
 }

@@ -167,6 +167,7 @@ mod tests {
             ("name = \"portable\"", "name = \"a/b\""),
             ("core = ", "colour = "),
             ("residual_bits", "clock_hz = 0\nresidual_bits"),
+            ("residual_bits", "isa = \"sse2\"\nresidual_bits"),
             ("residual_bits", "ram = \"1T\"\nresidual_bits"),
             ("residual_bits", "latency = { cycles_per_mac = -1.0, source = \"guess\" }\nresidual_bits"),
             ("residual_bits", "latency = { cycles_per_mac = 1.0, source = \"\" }\nresidual_bits"),

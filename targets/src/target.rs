@@ -1,6 +1,7 @@
 //! The schema of a data file.
 
 use anyhow::{Context, Result, bail, ensure};
+use ride_runtime::kernels::Isa;
 use ride_runtime::op::Layout;
 use serde::Deserialize;
 
@@ -18,6 +19,7 @@ pub struct Target {
     features: Vec<String>,
     #[serde(default)]
     rustflags: Vec<String>,
+    isa: Option<String>,
     layout: String,
     residual_bits: u8,
     flash: Option<Size>,
@@ -86,6 +88,13 @@ impl Target {
         &self.rustflags
     }
 
+    /// The instruction set that its kernels use; `None` where they are chosen at run time, or where the machines that it
+    /// stands for may have vector units that the runtime knows nothing of.
+    pub fn isa(&self) -> Option<Isa> {
+        // Checked by `parse`.
+        self.isa.as_deref().and_then(Isa::named)
+    }
+
     /// Layout of the packed weights.
     pub fn layout(&self) -> Layout {
         // Checked by `parse`.
@@ -139,6 +148,10 @@ impl Target {
         if layout_named(&self.layout).is_none() {
             let known: Vec<_> = Layout::ALL.iter().map(|l| l.name()).collect();
             bail!("unknown layout {:?}; known are {}", self.layout, known.join(", "));
+        }
+        if let Some(isa) = self.isa.as_deref().filter(|name| Isa::named(name).is_none()) {
+            let known: Vec<_> = Isa::ALL.iter().map(|isa| isa.name()).collect();
+            bail!("unknown instruction set {isa:?}; known are {}", known.join(", "));
         }
         ensure!(matches!(self.residual_bits, 8 | 16), "residual_bits must be 8 or 16, not {}", self.residual_bits);
         for (field, size) in [("flash", &self.flash), ("ram", &self.ram)] {

@@ -6,7 +6,10 @@ use std::path::PathBuf;
 use ride_calibrate::data::{DataOptions, DataSet};
 use ride_calibrate::observer::Observer;
 use ride_compiler::calibration::{self, Settings};
-use ride_compiler::lower::ClassInfo;
+use ride_compiler::lower::{ClassInfo, Request};
+use ride_compiler::memory::AlignedBytes;
+use ride_compiler::network::Network;
+use ride_compiler::refine::{self, Images};
 use ride_compiler::verify::{self, Report};
 use ride_runtime::kernels::{self, Isa};
 use ride_runtime::op::Layout;
@@ -17,6 +20,8 @@ use ride_tests::exercise::Arena;
 /// Images with vector kernels; scalar ones would take minutes.
 const IMAGES: usize = 5000;
 const SCALAR_IMAGES: usize = 500;
+/// Training images to refine with.
+const REFINE_IMAGES: usize = 1024;
 
 fn data() -> Option<[PathBuf; 3]> {
     let file = |name: &str| built::shared("accuracy", &format!("cifar100-lt/{name}"));
@@ -24,7 +29,7 @@ fn data() -> Option<[PathBuf; 3]> {
 }
 
 #[test]
-fn int8_keeps_the_float_models_accuracy() {
+fn int8_keeps_the_float_models_accuracy_and_refinement_helps() {
     let Some([train, val, counts]) = data() else { return };
     let imported = built::real();
     let options = DataOptions::new(imported.preprocess.clone());
@@ -36,8 +41,33 @@ fn int8_keeps_the_float_models_accuracy() {
     let counts = counts.lines().map(|l| l.trim().parse().expect("a count")).collect();
     let classes = ClassInfo { counts, names: Vec::new() };
     let artifact = built::compile_for(network, &table, (ride_targets::host(), 16), &classes).expect("an artifact");
-    let model = Model::parse(&artifact).expect("a valid artifact");
+    let plain = report(network, &artifact, &val);
+    check(&plain);
 
+    let target = ride_targets::find(ride_targets::host()).expect("this machine");
+    let fingerprint = calibration::fingerprint(network);
+    let request = Request {
+        network,
+        table: &table,
+        target: &target,
+        residual_bits: 16,
+        classes: &classes,
+        resize_short: None,
+        fingerprint: &fingerprint,
+    };
+    let indices = calibration::choose(train.labels(), &Settings { images: REFINE_IMAGES, ..settings });
+    let images = Images { indices: &indices, pixels: &|index| train.pixels(index) };
+    let refined = refine::refine(&request, &images, &|_| ()).expect("a refined network");
+    println!("{:?}", refined.report);
+    let artifact = AlignedBytes::copy_of(&refined.compile(&request).expect("an artifact"));
+    let better = report(network, &artifact, &val);
+    check(&better);
+    check_gain(&plain, &better);
+}
+
+/// Tests the artifact and compares it with its network on validation images, which nothing was fitted to.
+fn report(network: &Network, artifact: &AlignedBytes, val: &DataSet) -> Report {
+    let model = Model::parse(artifact).expect("a valid artifact");
     let mut image = vec![0; model.input_len()];
     let mut arena = Arena::new(model, 0);
     let mut session = Session::new(model, arena.lend()).expect("a session");
@@ -47,8 +77,15 @@ fn int8_keeps_the_float_models_accuracy() {
     let fast = kernels::best(Layout::K8N16).is_some_and(|b| b.isa != Isa::Scalar);
     let limit = if fast { IMAGES } else { SCALAR_IMAGES };
     let settings = verify::Settings { limit: Some(limit), class_counts: Vec::new() };
-    let report = verify::verify(model, network, &val, &settings, &|_| ()).expect("a report");
-    check(&report);
+    verify::verify(model, network, val, &settings, &|_| ()).expect("a report")
+}
+
+/// What refinement must bring on top.
+fn check_gain(plain: &Report, better: &Report) {
+    let sqnr = |report: &Report| report.routed.sqnr_db.expect("a ratio");
+    assert!(sqnr(better) > sqnr(plain) + 1.0, "{} dB after {}", sqnr(better), sqnr(plain));
+    let routers = |report: &Report| report.routed.agreement.routers.iter().map(|r| r.expect("decisions")).sum::<f64>();
+    assert!(routers(better) >= routers(plain), "{} after {}", routers(better), routers(plain));
 }
 
 fn check(report: &Report) {

@@ -86,9 +86,16 @@ fn impossible_parts_are_refused() {
     assert_invalid("an expert without operations", &none.bytes(), "expert", "must end with pooling");
 }
 
+/// What [`first`] takes for convolutions with groups.
+const GROUPED: &str = "conv with groups";
+
 /// Index of the first operation of a kind in a part.
 fn first(forge: &Forge, part: (Kind, u16), kind: &str) -> usize {
-    forge.clone().steps(part).iter().position(|s| s.op.kind() == kind).expect("an operation of this kind")
+    let of_kind = |s: &Step| match &s.op {
+        Op::Conv(c) if c.shape.groups > 1 && kind == GROUPED => true,
+        op => op.kind() == kind,
+    };
+    forge.clone().steps(part).iter().position(of_kind).expect("an operation of this kind")
 }
 
 /// A change of one operation that must be refused.
@@ -111,6 +118,13 @@ fn shortcut(step: &mut Step) -> &mut ride_runtime::op::Shortcut {
     match &mut step.op {
         Op::Shortcut(s) => s,
         other => panic!("{} is no shortcut", other.kind()),
+    }
+}
+
+fn max_pool(step: &mut Step) -> &mut ride_runtime::op::MaxPool {
+    match &mut step.op {
+        Op::MaxPool(m) => m,
+        other => panic!("{} is no max pooling", other.kind()),
     }
 }
 
@@ -196,6 +210,55 @@ fn source(step: &mut Step) -> u32 {
         Source::Arena(at) => at,
         Source::Image => 0,
     }
+}
+
+#[test]
+fn impossible_groups_and_max_poolings_are_refused() {
+    let groups = (STEM, GROUPED);
+    let most = (STEM, "max-pool");
+    let flaws = [
+        flaw("no groups", groups, |s| conv(s).shape.groups = 0, "do not divide"),
+        flaw("groups that do not divide", groups, |s| conv(s).shape.groups += 1, "do not divide"),
+        flaw("more groups than channels", groups, |s| conv(s).shape.groups = u16::MAX, "do not divide"),
+        flaw("one group", groups, |s| conv(s).shape.groups = 1, "wrong length"),
+        flaw("half as many groups", groups, |s| conv(s).shape.groups /= 2, "wrong length"),
+        flaw("depthwise", groups, |s| conv(s).shape.groups = conv(s).shape.in_c, "wrong length"),
+        flaw("an input channel less", groups, |s| conv(s).shape.in_c -= 1, "do not divide"),
+        flaw("an output channel more", groups, |s| conv(s).shape.out_c += 1, "do not divide"),
+        flaw("twice the outputs", groups, |s| conv(s).shape.out_c *= 2, "wrong length|overwritten"),
+        flaw("many channels in many groups", groups, wide_groups, "wrong length|too large|reach beyond"),
+        flaw("weights of other groups", groups, |s| conv(s).weights.len /= 2, "wrong length"),
+        flaw("parameters at the end", groups, |s| conv(s).params.at = u32::MAX - 3, BEYOND),
+        flaw("no rows", most, |s| max_pool(s).in_h = 0, "empty"),
+        flaw("no channels", most, |s| max_pool(s).channels = 0, "empty"),
+        flaw("stride 0", most, |s| max_pool(s).stride = 0, "empty"),
+        flaw("stride 9", most, |s| max_pool(s).stride = 9, "window, stride"),
+        flaw("no window", most, |s| max_pool(s).kernel = 0, "window, stride"),
+        flaw("window of 16", most, |s| (max_pool(s).kernel, max_pool(s).padding) = (16, 1), "window, stride"),
+        flaw("windows without a pixel", most, |s| max_pool(s).padding = 3, "window, stride"),
+        flaw("enormous planes", most, |s| (max_pool(s).in_h, max_pool(s).in_w) = (65535, 65535), "too large"),
+        flaw("narrow to wide", most, other_width, "narrow and a wide"),
+        flaw("another size", most, |s| max_pool(s).in_w -= 1, "overwritten|overlap|nothing has written"),
+        flaw("more channels", most, |s| max_pool(s).channels += 1, "overwritten|overlap|nothing has written|arena"),
+        flaw("output far away", most, |s| max_pool(s).out.hi = u32::MAX - 1, OUTSIDE),
+        flaw("input far away", most, |s| max_pool(s).source.hi = u32::MAX - 1, OUTSIDE),
+        flaw("output over the input", most, |s| max_pool(s).out = max_pool(s).source, "overlap"),
+        flaw("input from nowhere", most, |s| max_pool(s).source.hi ^= 4, "overlap|overwritten|nothing has written"),
+    ];
+    for target in TARGETS {
+        assert_flaws(&Forge::of(&built::synthetic(&Recipe::next(), target, 16)), &flaws);
+    }
+}
+
+/// 2^15 groups of one channel: small windows, but planes and weights of another layer.
+fn wide_groups(step: &mut Step) {
+    let shape = &mut conv(step).shape;
+    (shape.in_c, shape.out_c, shape.groups) = (1 << 15, 1 << 15, 1 << 15);
+}
+
+fn other_width(step: &mut Step) {
+    let source = &mut max_pool(step).source;
+    source.lo = if source.lo.is_some() { None } else { Some(0) };
 }
 
 #[test]
@@ -387,6 +450,7 @@ fn crafted_artifacts_are_harmless() {
         (Recipe::unrouted(), 400),
         (Recipe::bottleneck(), 80),
         (Recipe::cifar(), 40),
+        (Recipe::next(), 80),
     ] {
         for (target, bits) in built::BUILDS {
             let original = built::synthetic(&recipe, target, bits);

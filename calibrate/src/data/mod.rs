@@ -233,6 +233,27 @@ impl DataSet {
         pixels.with_context(|| format!("cannot use {}", self.record_name(index)))
     }
 
+    /// Image `index` as it is stored: of any size, neither resized nor cropped.
+    ///
+    /// # Errors
+    /// As [`DataSet::pixels`].
+    pub fn image(&self, index: usize) -> Result<Image> {
+        ensure!(index < self.len(), "image {index} was asked for but there are {}", self.len());
+        let image = match &self.records.images {
+            Images::Packed(packed) => {
+                let View { height, width, channels, pixels } = packed.view(index);
+                Image::new(height, width, channels, pixels.to_vec())
+            }
+            Images::Files(paths) => Image::open(&paths[index]),
+        };
+        image.with_context(|| format!("cannot use {}", self.record_name(index)))
+    }
+
+    /// What is done to every image.
+    pub fn preprocess(&self) -> &Preprocess {
+        &self.options.preprocess
+    }
+
     /// What to call image `index` in a message: its file, or its number in the set's file.
     pub fn record_name(&self, index: usize) -> String {
         match &self.records.images {

@@ -3,7 +3,8 @@
 use crate::network::{Confidence, Conv, Expert, Head, Input, Network, Node, Op, Part, Router, Routing, Shape};
 
 /// 16 hexadecimal digits that depend on the whole network: architecture, names, input normalisation and every bit of
-/// every weight. The same on every machine. It tells models apart; it is no protection against forgery.
+/// every weight. Thresholds of routers play no part: they can be changed in a finished artifact, which stays that model's.
+/// The same on every machine. It tells models apart; it is no protection against forgery.
 pub fn fingerprint(network: &Network) -> String {
     let mut hash = Hash(0x9e37_79b9_7f4a_7c15);
     let Network { arch, input, classes, stem, experts, routing } = network;
@@ -93,18 +94,16 @@ impl Hash {
             Routing::None => self.counts(&[0]),
             Routing::Assignment(routers) => {
                 self.counts(&[1, routers.len()]);
-                for Router { hidden_weight, hidden_bias, top_k, fc_weight, fc_bias, threshold } in routers {
+                for Router { hidden_weight, hidden_bias, top_k, fc_weight, fc_bias, threshold: _ } in routers {
                     self.counts(&[*top_k]);
                     [hidden_weight, hidden_bias, fc_weight].into_iter().for_each(|values| self.floats(values));
                     self.floats(&[*fc_bias]);
-                    self.unusual(*threshold, 0.0);
                 }
             }
             Routing::Confidence(rules) => {
                 self.counts(&[2, rules.len()]);
-                for Confidence { criterion, threshold } in rules {
+                for Confidence { criterion, threshold: _ } in rules {
                     self.counts(&[*criterion as usize]);
-                    self.floats(&[*threshold]);
                 }
             }
         }
@@ -139,7 +138,17 @@ mod tests {
     }
 
     #[test]
-    fn depends_on_every_field() {
+    fn thresholds_can_move() {
+        let moved = changed(|n| {
+            let Routing::Assignment(routers) = &mut n.routing else { panic!("no routers") };
+            routers[1].threshold = 0.5;
+        });
+        assert_eq!(moved, changed(|_| ()));
+        assert_eq!(changed(|n| n.routing = confidence(0.5)), changed(|n| n.routing = confidence(0.75)));
+    }
+
+    #[test]
+    fn depends_on_every_other_field() {
         let conv = |network: &mut Network, change: &dyn Fn(&mut Conv)| {
             let Op::Conv(conv) = &mut network.stem.nodes[0].op else { panic!("not a convolution") };
             change(conv);
@@ -167,9 +176,7 @@ mod tests {
             changed(|n| n.experts[2].head.weight[3] += 1.0),
             changed(|n| n.experts.swap(0, 1)),
             changed(|n| n.experts[1].head.divisor = 2.5),
-            changed(|n| router(n, &|r| r.threshold = 0.5)),
             changed(|n| n.routing = confidence(0.5)),
-            changed(|n| n.routing = confidence(0.75)),
             changed(|n| router(n, &|r| r.fc_bias += 1.0)),
             changed(|n| router(n, &|r| r.top_k += 1)),
             changed(|n| n.routing = Routing::None),

@@ -20,7 +20,7 @@ mod config;
 mod legacy;
 mod locate;
 mod names;
-mod safetensors;
+pub mod safetensors;
 mod state;
 mod storage;
 mod zip;
@@ -181,6 +181,14 @@ pub fn from_bytes(weights: &[u8], config: Option<&[u8]>) -> Result<Checkpoint> {
     let config = config.or(contents.config).context("there is no config.json, and the checkpoint holds none")?;
     let (tensors, _) = Names::default().apply(contents.tensors)?;
     Ok(Checkpoint { config, tensors, source: Source::default(), notes: contents.notes })
+}
+
+/// Reads the tensors of a safetensors file in memory, by the names in it.
+///
+/// # Errors
+/// As [`load`].
+pub fn tensors_from_bytes(file: &[u8]) -> Result<BTreeMap<String, Tensor>> {
+    Ok(safetensors::read(Cursor::new(file), file.len() as u64)?.tensors)
 }
 
 /// Reads a weights file of any known format.

@@ -1,7 +1,7 @@
 //! `ride-compile bench`: latency against the number of experts.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
@@ -94,6 +94,8 @@ struct Summary<'s> {
     /// Of the artifact.
     checksum: String,
     cpu: String,
+    /// Milliseconds from the file to the checked model.
+    open_ms: f64,
     /// `synthetic` or the path of the data set.
     images: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -105,8 +107,10 @@ pub(crate) fn run(args: &BenchArgs, ui: &mut Ui) -> Result<()> {
     if !(args.seconds > 0.0 && args.seconds <= 86_400.0) {
         bail!("--seconds must be a positive number of at most 86400, not {}", args.seconds);
     }
+    let opening = Instant::now();
     let file = ArtifactFile::read(&args.artifact)?;
     let model = file.model()?;
+    let open_ms = opening.elapsed().as_secs_f64() * 1e3;
     if !args.import.is_empty() {
         return devices::run(model, &args.import, ui);
     }
@@ -140,6 +144,7 @@ pub(crate) fn run(args: &BenchArgs, ui: &mut Ui) -> Result<()> {
         fingerprint: model.fingerprint(),
         checksum: format!("{:08x}", model.checksum()),
         cpu: cpu(),
+        open_ms,
         images: source,
         profile: profile.transpose()?,
         warnings: ui.warnings(),
@@ -159,6 +164,7 @@ fn text(s: &Summary<'_>) -> String {
     let plural = if r.threads == 1 { "" } else { "s" };
     let mut out =
         format!("{} ({}), {} thread{plural}, {} rounds, {} images\n", r.kernel, s.cpu, r.threads, r.rounds, s.images);
+    out += &format!("opened and checked in {:.1} ms\n", s.open_ms);
     let mut table = Table::new(&["experts", "median µs", "p99 µs", "min µs", "M MAC", "GMAC/s"]);
     let us = |v: f64| format!("{v:.1}");
     let times = |l: &Latency| [us(l.median_us), us(l.p99_us), us(l.min_us)];

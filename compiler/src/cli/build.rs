@@ -6,19 +6,24 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
-use ride_calibrate::data::{DataSet, Split};
+use ride_calibrate::data::{DataOptions, DataSet, Split};
 use ride_calibrate::table::CalibrationTable;
 use ride_compiler::budget::{self, Budget, Estimate, Line};
+use ride_compiler::description::Rules;
 use ride_compiler::import::Imported;
 use ride_compiler::lower::{self, Request};
 use ride_compiler::memory::AlignedBytes;
+use ride_compiler::refine::Report;
+use ride_compiler::thresholds::{Point, patch};
 use ride_compiler::{artifact_file, calibration, emit, inspect};
 use ride_runtime::Model;
 use serde::Serialize;
 
 use super::exit::Failed;
-use super::inputs::{CalibrationArgs, ClassArgs, DataArgs, ModelArgs};
+use super::inputs::{CalibrationArgs, ClassArgs, DataArgs, ModelArgs, preprocess_of};
 use super::interrupt::uninterrupted;
+use super::limits::LimitArgs;
+use super::refine::{self, RefineArgs};
 use super::rules::RulesArgs;
 use super::table::{grouped, millions};
 use super::ui::Ui;
@@ -33,7 +38,9 @@ Examples:
   ride-compile build runs/my-ride --data cifar-100-binary -o my-ride.ride
   ride-compile build model_best.pth --data images/ --class-counts counts.txt --target x86-64
   ride-compile build runs/my-ride --calibration table.json
+  ride-compile build runs/my-ride --data cifar-100-binary --refine -o my-ride.ride
   ride-compile build runs/my-sade --data images/ --combiner 1,1,2 --router max-probability --router-threshold 0.8
+  ride-compile build runs/my-sade --data images/ --router margin --choose-thresholds val/ --max-experts 1.8
   ride-compile build model.onnx --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --resize 256 --data images/
   ride-compile build runs/my-ride --target cortex-m7 --emit ride,rust,c --budget flash=1M,ram=256K,latency=50ms")]
 pub(crate) struct BuildArgs {
@@ -72,14 +79,22 @@ pub(crate) struct BuildArgs {
     #[command(flatten)]
     settings: CalibrationArgs,
     #[command(flatten)]
+    refine: RefineArgs,
+    #[command(flatten)]
     classes: ClassArgs,
     #[command(flatten)]
     rules: RulesArgs,
+    /// Choose the routers' thresholds on these labelled images, which were held back from training, by --max-experts,
+    /// --max-latency, --max-drop or --max-few-drop
+    #[arg(long, value_name = "PATH", help_heading = "Operating point")]
+    choose_thresholds: Option<PathBuf>,
+    #[command(flatten)]
+    limits: LimitArgs,
 }
 
 /// Kinds of files.
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
-enum Emit {
+pub(crate) enum Emit {
     /// The artifact
     Ride,
     /// The artifact and a Rust module that includes it
@@ -102,7 +117,7 @@ fn parse_budget(text: &str) -> Result<Budget, String> {
     Budget::parse(text).map_err(|error| format!("{error:#}"))
 }
 
-fn parse_clock(text: &str) -> Result<u64, String> {
+pub(crate) fn parse_clock(text: &str) -> Result<u64, String> {
     ride_targets::parse_frequency(text).map_err(|error| format!("{error:#}"))
 }
 
@@ -120,12 +135,16 @@ struct Summary<'s> {
     residual_bits: u8,
     experts: usize,
     routed: bool,
+    /// What the chosen thresholds come to on the images that they were chosen on.
+    operating_point: Option<Point>,
     combiner: String,
     routers: Vec<String>,
     classes: usize,
     /// Classes by group; `None` without training counts.
     groups: Option<[usize; 3]>,
     calibration: Calibration,
+    /// What refinement has brought; `None` without it.
+    refinement: Option<Report>,
     golden_vectors: usize,
     /// Latency by the target's model; `None` without one.
     estimate: Option<Estimate>,
@@ -148,7 +167,8 @@ pub(crate) fn run(args: &BuildArgs, ui: &mut Ui) -> Result<()> {
     artifact_file::check_destination(&output)?;
     let kinds: Vec<emit::Kind> = args.emit.iter().map(|&kind| kind.into()).collect();
     emit::check(&output, &kinds)?;
-    let mut imported = args.model.load(args.rules.rules(), ui)?;
+    args.check_choice()?;
+    let mut imported = args.model.load(args.rules(), ui)?;
     let table_file = args.table_file(ui)?;
     let data = args.data.open(&imported.preprocess, Split::Train)?;
     let table = args.table(table_file, &imported, data.as_ref(), ui)?;
@@ -156,7 +176,7 @@ pub(crate) fn run(args: &BuildArgs, ui: &mut Ui) -> Result<()> {
     // Ranges belong to the network as it was trained: another combiner or threshold needs no new calibration.
     imported.apply_rules(&classes.counts)?;
     let network = &imported.network;
-    let bytes = lower::compile(&Request {
+    let request = Request {
         network,
         table: &table,
         target: &target,
@@ -164,7 +184,12 @@ pub(crate) fn run(args: &BuildArgs, ui: &mut Ui) -> Result<()> {
         classes: &classes,
         resize_short: imported.preprocess.resize_short,
         fingerprint: &calibration::fingerprint(network),
-    })?;
+    };
+    let (bytes, refinement) = match args.refine.run(&request, data.as_ref(), &args.settings, ui)? {
+        Some(refined) => (refined.compile(&request)?, Some(refined.report)),
+        None => (lower::compile(&request)?, None),
+    };
+    let (bytes, operating_point) = args.with_chosen_thresholds(bytes, ui)?;
     let golden_vectors = artifact_file::self_test(&bytes).map_err(|error| {
         Failed(format!("the finished artifact fails its self-test, nothing was written: {error:#}"))
     })?;
@@ -175,6 +200,9 @@ pub(crate) fn run(args: &BuildArgs, ui: &mut Ui) -> Result<()> {
     let budget = budget::compare(model, &args.budget.unwrap_or_default(), estimate.as_ref())?;
     if budget.iter().any(|line| !line.fits()) {
         return Err(Failed(super::budget::broken(&output, &budget, model, estimate.as_ref())).into());
+    }
+    if let Some(slow) = inspect::slow_paths(model) {
+        ui.warn(slow);
     }
     let files = uninterrupted(|| emit::write(&output, &kinds, model))?;
     let backend = ride_runtime::kernels::best(model.layout()).context("no kernel runs this artifact here")?;
@@ -188,11 +216,13 @@ pub(crate) fn run(args: &BuildArgs, ui: &mut Ui) -> Result<()> {
         residual_bits: model.residual_bits(),
         experts: model.experts(),
         routed: model.routed(),
+        operating_point,
         combiner: inspect::combiner(model),
         routers: inspect::rules(model),
         classes: model.classes(),
         groups: inspect::groups(model),
         calibration: Calibration { images: table.images, observer: table.observer.to_string(), seed: table.seed },
+        refinement,
         golden_vectors,
         estimate,
         budget,
@@ -227,6 +257,34 @@ impl BuildArgs {
         self.residual_bits.as_deref().and_then(|bits| bits.parse().ok()).unwrap_or(default)
     }
 
+    /// What is asked of combiner and routers.
+    fn rules(&self) -> Rules {
+        if self.choose_thresholds.is_some() { self.rules.rules_without_threshold() } else { self.rules.rules() }
+    }
+
+    /// Limits without images to choose by would go unheard.
+    fn check_choice(&self) -> Result<()> {
+        ensure!(
+            self.choose_thresholds.is_some() || !self.limits.limits().any(),
+            "--max-experts, --max-latency, --max-drop and --max-few-drop need labelled images to choose thresholds by: pass \
+             them with --choose-thresholds"
+        );
+        Ok(())
+    }
+
+    /// The artifact with the thresholds that `--choose-thresholds` leads to, if it is there.
+    fn with_chosen_thresholds(&self, bytes: Vec<u8>, ui: &Ui) -> Result<(Vec<u8>, Option<Point>)> {
+        let Some(path) = &self.choose_thresholds else { return Ok((bytes, None)) };
+        let aligned = AlignedBytes::copy_of(&bytes);
+        let model = Model::parse(&aligned)?;
+        let options = DataOptions { split: Split::Test, ..DataOptions::new(preprocess_of(model, None)) };
+        let data = DataSet::open(path, &options)?;
+        let latency = self.limits.latency(model, Some(&self.target), self.clock, false)?;
+        let ms = latency.as_ref().map(|(ms, _)| ms.as_slice());
+        let chosen = super::thresholds::choose_for(model, &data, &self.limits, ms, ui)?;
+        Ok((patch(model, &chosen.thresholds)?, Some(chosen)))
+    }
+
     /// The calibration table to read instead of calibrating, if any.
     fn table_file(&self, ui: &Ui) -> Result<Option<PathBuf>> {
         if self.calibration.is_some() || self.data.data.is_some() {
@@ -256,7 +314,7 @@ impl BuildArgs {
         let network = &imported.network;
         match (file, data) {
             (Some(file), data) => {
-                if data.is_some() {
+                if data.is_some() && !self.refine.wanted() {
                     ui.note("with --calibration, --data gives class names and training counts only");
                 }
                 let table = CalibrationTable::read(&file)?;
@@ -315,12 +373,19 @@ fn text(s: &Summary<'_>) -> String {
     let macs: Vec<String> = c.macs.iter().map(|&macs| millions(macs)).collect();
     line("experts", format!("{}, {}: {} M MAC for 1..={}", s.experts, s.combiner, macs.join(" / "), s.experts));
     line("routers", inspect::rules_text(&s.routers));
+    if let Some(point) = &s.operating_point {
+        let text = format!("{:.3} experts on average, {:.2} % top-1 on these images", point.experts(), point.top1());
+        line("chosen", text);
+    }
     let groups = s.groups.map_or_else(
         || "training counts unknown, so no class groups".to_owned(),
         |[many, medium, few]| format!("{many} many-shot, {medium} medium-shot, {few} few-shot"),
     );
     line("classes", format!("{} ({groups})", s.classes));
     line("calibration", format!("{} images, observer {}", s.calibration.images, s.calibration.observer));
+    if let Some(report) = s.refinement.as_ref().filter(|report| report.used) {
+        line("refinement", refine::text(report));
+    }
     if let Some(estimate) = &s.estimate {
         let ms: Vec<String> = estimate.latency_ms.iter().map(|ms| format!("{ms:.1}")).collect();
         line("latency", format!("{} ms {}", ms.join(" / "), super::budget::basis(estimate)));

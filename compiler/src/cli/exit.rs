@@ -24,12 +24,28 @@ impl fmt::Display for Failed {
 
 impl std::error::Error for Failed {}
 
+/// Ctrl-C came while there was something to be saved, and it was.
+#[derive(Debug)]
+pub(crate) struct Stopped(pub(crate) String);
+
+impl fmt::Display for Stopped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Stopped {}
+
 /// Prints the error, if it is one, and says how the process ends.
 pub(crate) fn code(result: &Result<()>) -> ExitCode {
     let Err(error) = result else { return ExitCode::SUCCESS };
     if error.is::<Closed>() {
         // Whoever read the output has seen enough: not an error.
         return ExitCode::SUCCESS;
+    }
+    if let Some(stopped) = error.downcast_ref::<Stopped>() {
+        let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("stopped: {stopped}\n"));
+        return ExitCode::from(super::interrupt::INTERRUPTED);
     }
     // Standard error may be closed as well; there is nobody left to tell.
     let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("error: {error:#}\n"));

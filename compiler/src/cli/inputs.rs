@@ -68,11 +68,23 @@ impl ModelArgs {
     /// Reads and imports the model; tells the user what is worth knowing about it. The rules are yet to be
     /// applied.
     pub(crate) fn load(&self, rules: Rules, ui: &mut Ui) -> Result<Imported> {
-        let InputArgs { mean, std, input_size, resize, embedded_config } = &self.input;
+        load(&self.model, &self.options(rules), self.input.embedded_config, ui)
+    }
+
+    /// Reads the model without importing it.
+    pub(crate) fn source(&self, ui: &Ui) -> Result<Source> {
+        let embedded = if self.input.embedded_config { Embedded::Accept } else { Embedded::Ignore };
+        let source = Source::open(&self.model, embedded)?;
+        source.notes().iter().for_each(|note| ui.note(note));
+        Ok(source)
+    }
+
+    /// What the options say about the import.
+    pub(crate) fn options(&self, rules: Rules) -> ImportOptions {
+        let InputArgs { mean, std, input_size, resize, .. } = &self.input;
         let (mean, std) = (mean.clone(), std.clone());
         let (input_size, resize) = (*input_size, *resize);
-        let options = ImportOptions { mean, std, input_size, resize, rules, ..ImportOptions::default() };
-        load(&self.model, &options, *embedded_config, ui)
+        ImportOptions { mean, std, input_size, resize, rules, ..ImportOptions::default() }
     }
 
     /// The folder that the checkpoint lies in.

@@ -17,8 +17,8 @@ use super::ui::Ui;
 
 /// Show what is in a model or an artifact
 ///
-/// Of an artifact: cost by number of experts, sections, kernels, and every operation with its scale and its place in
-/// the arena. Of a checkpoint or an ONNX model: what would be compiled.
+/// Of an artifact: cost by number of experts, sections, kernels, and every operation with its scale, its place in the
+/// arena and the rate to be expected of it on its target; layers on a slow path are named. Of a checkpoint or an ONNX model: what would be compiled.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -106,6 +106,10 @@ fn artifact_text(name: &str, r: &ArtifactReport) -> String {
         grouped(r.cost.liveness_bytes)
     );
     out += &format!("  arithmetic   int8, residual stream {} bits, weight layout {}\n", r.residual_bits, r.layout);
+    out += &format!("  MAC/cycle    expected of {}\n", r.expected_for);
+    if let Some(slow) = &r.slow_paths {
+        out += &format!("  warning: {slow}\n");
+    }
     out += &format!("  self-test    {} golden vectors\n", r.golden_vectors);
     out += &format!("  float model  fingerprint {}\n", r.fingerprint);
     out += "\nparts\n";
@@ -171,10 +175,27 @@ fn parts_table(r: &ArtifactReport) -> Table {
     table
 }
 
+/// Multiply-accumulates a cycle, which range from a hundredth to a hundred.
+fn rate(rate: f64) -> String {
+    if rate < 1.0 { format!("{rate:.2}") } else { format!("{rate:.1}") }
+}
+
 fn ops_table(ops: &[OpReport]) -> Table {
-    let mut table =
-        Table::new(&["operation", "kind", "output", "M MAC", "scale", "zero", "bits", "reads", "writes", "kernel"])
-            .left(2);
+    let mut table = Table::new(&[
+        "operation",
+        "kind",
+        "output",
+        "M MAC",
+        "MAC/cycle",
+        "scale",
+        "zero",
+        "bits",
+        "reads",
+        "writes",
+        "kernel",
+        "",
+    ])
+    .left(2);
     let places = |regions: &[[usize; 2]]| {
         let shown: Vec<String> = regions.iter().map(|[at, len]| format!("{at}+{len}")).collect();
         shown.join(" ")
@@ -185,12 +206,14 @@ fn ops_table(ops: &[OpReport]) -> Table {
             format!("{} {}", op.kind, op.detail),
             shape(op.output),
             format!("{:.3}", op.macs as f64 / 1e6),
+            op.expected_macs_per_cycle.map_or_else(String::new, rate),
             format!("{:.3e}", op.scale),
             op.zero_point.to_string(),
             op.bits.to_string(),
             places(&op.reads),
             places(&op.writes),
             op.kernel.unwrap_or_default().to_owned(),
+            op.slow_path.as_ref().map_or_else(String::new, |why| format!("slow path, {why}")),
         ]);
     }
     table

@@ -6,15 +6,20 @@ mod build;
 mod calibrate;
 mod completions;
 mod devices;
+mod distill;
 mod exit;
 mod gpu;
 mod inputs;
 mod inspect;
 mod interrupt;
+mod limits;
+mod refine;
 mod rules;
 mod run;
 mod table;
 mod targets;
+mod thresholds;
+mod train_router;
 mod ui;
 mod verify;
 
@@ -66,7 +71,10 @@ enum Verb {
     Inspect(inspect::InspectArgs),
     Run(run::RunArgs),
     Verify(verify::VerifyArgs),
+    Thresholds(Box<thresholds::ThresholdsArgs>),
+    TrainRouter(Box<train_router::TrainRouterArgs>),
     Bench(bench::BenchArgs),
+    Distill(Box<distill::DistillArgs>),
     Targets(targets::TargetsArgs),
     Completions(completions::CompletionsArgs),
 }
@@ -74,7 +82,15 @@ enum Verb {
 /// The command with what cannot be said by derive: verbs that share an option of which only some can do without.
 fn command() -> Command {
     let with_data = |verb: Command| verb.mut_arg("data", |data| data.required(true));
-    Cli::command().mut_subcommand("calibrate", with_data).mut_subcommand("verify", with_data)
+    let with_artifact = |verb: Command| {
+        let help = "Artifact (*.ride), or a float model: checkpoint, ONNX file or the folder that holds it";
+        verb.mut_arg("model", |model| model.value_name("ARTIFACT|MODEL").help(help))
+    };
+    Cli::command()
+        .mut_subcommand("calibrate", with_data)
+        .mut_subcommand("verify", with_data)
+        .mut_subcommand("train-router", with_data)
+        .mut_subcommand("thresholds", with_artifact)
 }
 
 /// Runs the program.
@@ -100,7 +116,10 @@ fn dispatch(cli: Cli) -> Result<()> {
         Verb::Inspect(args) => inspect::run(&args, &mut ui),
         Verb::Run(args) => run::run(&args, &mut ui),
         Verb::Verify(args) => verify::run(&args, &mut ui),
+        Verb::Thresholds(args) => thresholds::run(&args, &mut ui),
+        Verb::TrainRouter(args) => train_router::run(&args, &mut ui),
         Verb::Bench(args) => bench::run(&args, &mut ui),
+        Verb::Distill(args) => distill::run(&args, &mut ui),
         Verb::Targets(args) => targets::run(&args, &mut ui),
         Verb::Completions(args) => completions::run(&args, &mut ui),
     }

@@ -4,6 +4,7 @@ use clap::{Args, ValueEnum};
 use ride_compiler::description::{
     AdjustmentTable, CombinerKind, CombinerTable, RouterKind, RouterTable, Rules, Values,
 };
+use ride_runtime::op::Criterion;
 
 /// What can be decided after training; wins over `ride.toml`.
 #[derive(Args)]
@@ -16,11 +17,11 @@ pub(crate) struct RulesArgs {
     #[arg(long, value_name = "CRITERION")]
     router: Option<RouterName>,
     /// Threshold of the routers, in units of the criterion: one for all or one for each
-    #[arg(long, value_name = "T,T,...", value_delimiter = ',', allow_negative_numbers = true)]
+    #[arg(long, value_name = "T,T,...", value_delimiter = ',', allow_hyphen_values = true)]
     router_threshold: Vec<f32>,
     /// Add -TAU * ln(class frequency in training) to the logits of experts that were trained with plain cross-entropy: one
     /// for all or one for each
-    #[arg(long, value_name = "TAU,...", value_delimiter = ',', allow_negative_numbers = true)]
+    #[arg(long, value_name = "TAU,...", value_delimiter = ',', allow_hyphen_values = true)]
     logit_adjustment: Vec<f64>,
 }
 
@@ -53,6 +54,36 @@ fn parse_combiner(text: &str) -> Result<CombinerTable, String> {
 }
 
 impl RulesArgs {
+    /// Whether any rule is asked for.
+    pub(crate) fn any(&self) -> bool {
+        self.rules() != Rules::default()
+    }
+
+    /// The measure of confidence that is asked for.
+    pub(crate) fn criterion(&self) -> Option<Criterion> {
+        match self.router? {
+            RouterName::MaxProbability => Some(Criterion::MaxProbability),
+            RouterName::Margin => Some(Criterion::Margin),
+            RouterName::Entropy => Some(Criterion::Entropy),
+            RouterName::Assignment | RouterName::None => None,
+        }
+    }
+
+    /// The rules where thresholds are yet to be chosen: one that is missing is 0, which every criterion can have.
+    pub(crate) fn rules_without_threshold(&self) -> Rules {
+        let mut rules = self.rules();
+        let missing = self.criterion().is_some() && self.router_threshold.is_empty();
+        if let Some(router) = rules.router.as_mut().filter(|_| missing) {
+            router.threshold = Some(Values::One(0.0));
+        }
+        rules
+    }
+
+    /// Thresholds that are asked for.
+    pub(crate) fn thresholds(&self) -> &[f32] {
+        &self.router_threshold
+    }
+
     /// The rules that are asked for.
     pub(crate) fn rules(&self) -> Rules {
         let criterion = self.router.map(|name| match name {

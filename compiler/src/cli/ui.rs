@@ -71,6 +71,15 @@ impl Ui {
         Progress(bar)
     }
 
+    /// As [`Ui::progress`], with a text of its own instead of counts.
+    pub(crate) fn described(&self, what: &'static str) -> Progress {
+        let progress = self.progress(what);
+        if let Ok(style) = ProgressStyle::with_template("{msg:>12} [{bar:24}] {prefix}") {
+            progress.0.set_style(style.progress_chars("=> "));
+        }
+        progress
+    }
+
     /// Writes a result, as text or as JSON.
     pub(crate) fn result<T: Serialize>(&self, value: &T, text: impl FnOnce(&T) -> String) -> Result<()> {
         if self.json {
@@ -104,6 +113,17 @@ impl Progress {
     pub(crate) fn step(&self, total: usize) {
         self.0.set_length(total as u64);
         self.0.inc(1);
+    }
+
+    /// Whether somebody sees it.
+    pub(crate) fn visible(&self) -> bool {
+        !self.0.is_hidden()
+    }
+
+    /// A share of the work, 0..=1, has been done; for bars of [`Ui::described`].
+    pub(crate) fn describe(&self, share: f64, text: String) {
+        self.share(share);
+        self.0.set_prefix(text);
     }
 
     /// A share of the work, 0..=1, has been done.

@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 use ride_calibrate::data::Split;
 use ride_calibrate::metrics::ScoreReport;
 use ride_compiler::artifact_file::ArtifactFile;
 use ride_compiler::import::ImportOptions;
 use ride_compiler::inspect;
+use ride_compiler::thresholds::thresholds_of;
 use ride_compiler::verify::{self, Report, Settings};
 use ride_runtime::Model;
 use serde::Serialize;
@@ -75,13 +76,23 @@ struct Summary<'s> {
 pub(crate) fn run(args: &VerifyArgs, ui: &mut Ui) -> Result<()> {
     let file = ArtifactFile::read(&args.artifact)?;
     let model = file.model()?;
-    let options = ImportOptions { rules: args.rules.rules(), ..as_built(model) };
+    // Thresholds can be changed in a finished artifact, so both sides take those that it has now.
+    let thresholds = thresholds_of(model);
+    let asked = args.rules.thresholds();
+    let other = asked.iter().enumerate().any(|(n, t)| thresholds.get(n).is_some_and(|own| own != t));
+    ensure!(
+        !other,
+        "the artifact has the thresholds {thresholds:?}, which both sides use; leave --router-threshold out, or change them \
+         with `ride-compile thresholds --set`"
+    );
+    let options = ImportOptions { rules: args.rules.rules_without_threshold(), ..as_built(model) };
     let mut imported = inputs::load(&args.model, &options, args.embedded_config, ui)?;
     let given = match &args.class_counts {
         Some(counts) => inputs::counts_of(counts, model.classes())?,
         None => Vec::new(),
     };
     imported.apply_rules(&verify::class_counts(model, &given)?.unwrap_or_default())?;
+    imported.network.routing.set_thresholds(&thresholds);
     verify::check_same_model(model, &imported.network)?;
     let preprocess = inputs::preprocess_of(model, args.resize);
     let data = args.data.open(&preprocess, Split::Test)?.context("--data is needed to verify")?;

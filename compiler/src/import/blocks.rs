@@ -11,16 +11,16 @@ use crate::network::{Conv, Expert, Node, Op, Part, Shape, ValueId};
 /// PyTorch's default epsilon of batch normalisation.
 const EPSILON: f64 = 1e-5;
 /// Images have three channels.
-const IMAGE_CHANNELS: usize = 3;
+pub(super) const IMAGE_CHANNELS: usize = 3;
 
 /// A convolution without its parameters.
 #[derive(Clone, Copy)]
-struct Geometry {
-    input: usize,
-    output: usize,
-    kernel: usize,
-    stride: usize,
-    groups: usize,
+pub(super) struct Geometry {
+    pub(super) input: usize,
+    pub(super) output: usize,
+    pub(super) kernel: usize,
+    pub(super) stride: usize,
+    pub(super) groups: usize,
 }
 
 /// Grows a [`Part`].
@@ -125,7 +125,7 @@ impl<'t, 'a> Builder<'t, 'a> {
     fn stage(&mut self, spec: &Spec, stage: usize, module: &str, value: ValueId) -> Result<ValueId> {
         let mut value = value;
         let mut input = if stage == 0 { spec.arch.family.first.2 } else { spec.channels(stage - 1) };
-        for block in 0..spec.arch.depths[stage] {
+        for block in 0..spec.depths[stage] {
             let stride = if block == 0 { spec.arch.family.stages[stage].stride } else { 1 };
             let place = Place { module: format!("{module}.{block}"), node: format!("layer{}.{block}", stage + 1) };
             let shape = BlockShape { kind: spec.arch.block, input, planes: spec.widths[stage], stride };
@@ -172,19 +172,19 @@ impl<'t, 'a> Builder<'t, 'a> {
 }
 
 /// Widths and stride of a residual block.
-struct BlockShape {
-    kind: Block,
-    input: usize,
-    planes: usize,
-    stride: usize,
+pub(super) struct BlockShape {
+    pub(super) kind: Block,
+    pub(super) input: usize,
+    pub(super) planes: usize,
+    pub(super) stride: usize,
 }
 
 impl BlockShape {
-    fn output(&self) -> usize {
+    pub(super) fn output(&self) -> usize {
         self.planes * self.kind.expansion()
     }
 
-    fn convolutions(&self) -> Vec<Geometry> {
+    pub(super) fn convolutions(&self) -> Vec<Geometry> {
         let Self { kind, input, planes, stride } = *self;
         let (inner, output) = (kind.inner(planes), self.output());
         let conv = |input, output, kernel, stride, groups| Geometry { input, output, kernel, stride, groups };

@@ -8,6 +8,7 @@
 
 use anyhow::{Context, Result, ensure};
 use ride_calibrate::preprocess::Preprocess;
+use serde_json::Value;
 
 use crate::checkpoint::Checkpoint;
 use crate::description::{ModelTable, Rules};
@@ -18,6 +19,7 @@ mod args;
 mod blocks;
 mod config;
 mod head;
+mod plan;
 mod preprocess;
 mod spec;
 mod tensors;
@@ -25,6 +27,9 @@ mod tensors;
 #[cfg(test)]
 mod tests;
 
+pub use plan::plan;
+
+use arch::Architecture;
 use config::Config;
 use spec::Spec;
 use tensors::Tensors;
@@ -99,6 +104,19 @@ pub fn network(checkpoint: &Checkpoint, options: &ImportOptions) -> Result<Impor
     let network = Network { arch: spec.name.clone(), input, classes: spec.classes, stem, experts, routing };
     check_shapes(&network)?;
     Ok(Imported { network, warnings, preprocess, rules: options.rules.clone() })
+}
+
+/// How images become the input of the network that a configuration describes, and warnings about what is assumed.
+///
+/// # Errors
+/// If the architecture is unknown or the preparation is not possible.
+pub fn preprocess(config: &Value, options: &ImportOptions) -> Result<(Preprocess, Vec<String>)> {
+    let config = Config::new(config, &options.model);
+    let kind = config.value.get("arch").and_then(|arch| arch.get("type")).and_then(Value::as_str);
+    let kind = kind.with_context(|| format!("{} has no arch.type", config.origin))?;
+    let (arch, _) = Architecture::find(kind)
+        .with_context(|| format!("the architecture {kind:?} is unknown; known are {}", Architecture::known()))?;
+    preprocess::of_config(&config, arch.family.input, options)
 }
 
 /// Every operation must be able to take what it is given.

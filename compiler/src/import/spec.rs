@@ -15,6 +15,8 @@ use crate::description::{ClassifierKind, ClassifierTable, ModelTable};
 const MAX_EXPERTS: usize = 64;
 /// Most classes; iNaturalist 2018 has 8,142.
 const MAX_CLASSES: usize = 1 << 20;
+/// Most blocks in a stage; ResNet-152 has 36.
+const MAX_BLOCKS: usize = 256;
 /// Widest stage, before the block's expansion.
 const MAX_WIDTH: usize = 1 << 14;
 /// The official default of `top_choices_num`.
@@ -32,6 +34,8 @@ pub(super) struct Spec {
     pub(super) experts: usize,
     /// Width of each stage, before the block's expansion.
     pub(super) widths: Vec<usize>,
+    /// Blocks in each stage.
+    pub(super) depths: Vec<usize>,
     /// How many stages belong to the stem.
     pub(super) shared: usize,
     /// Whether a lone expert's tensors are named as if there were several: `layer3s.0` instead of `layer3`.
@@ -88,6 +92,7 @@ impl Spec {
             classes,
             experts: 1,
             widths: widths(arch, &args, origin)?,
+            depths: depths(arch, &args)?,
             shared: if model.separate { 0 } else { arch.family.shared },
             listed: false,
             separate: model.separate,
@@ -127,8 +132,16 @@ impl Spec {
         Ok(())
     }
 
-    /// Compares `num_experts` with the classifiers that are there, before anything is built for each expert.
+    /// Compares `num_experts` with the classifiers that are there, before anything is built for each expert. Without
+    /// any tensors, which is how untrained networks are planned, `num_experts` must be there.
     fn count_experts(&mut self, args: &Args<'_>, tensors: &Tensors<'_>) -> Result<()> {
+        if tensors.is_empty() {
+            let asked = args.count("num_experts", 1..=MAX_EXPERTS)?;
+            self.experts = asked.with_context(|| format!("{}: arch.args.num_experts is missing", self.origin))?;
+            // A lone expert is the plain network to the official code, whose modules are not in lists.
+            self.listed = self.experts > 1;
+            return Ok(());
+        }
         let listed = tensors.count_list("linears");
         self.listed = listed > 0;
         let found = if self.listed { listed } else { usize::from(tensors.contains("linear.weight")) };
@@ -218,6 +231,9 @@ impl fmt::Display for Spec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { name, classes, experts, widths, classifier, .. } = self;
         write!(f, "{name} with num_classes {classes}, num_experts {experts}, widths {widths:?}, {classifier}")?;
+        if self.depths != self.arch.depths {
+            write!(f, ", blocks {:?}", self.depths)?;
+        }
         if self.separate {
             write!(f, ", separate experts")?;
         }
@@ -250,6 +266,17 @@ fn widths(arch: &Architecture, args: &Args<'_>, origin: &str) -> Result<Vec<usiz
         check_padding(&widths, origin)?;
     }
     Ok(widths)
+}
+
+/// The blocks of each stage: `layerN_blocks` if given, else those of the architecture. The authors' code has no such
+/// argument; students that are shallower than their architecture do.
+fn depths(arch: &Architecture, args: &Args<'_>) -> Result<Vec<usize>> {
+    let stages = arch.depths.iter().enumerate();
+    stages
+        .map(|(stage, &blocks)| {
+            Ok(args.count(&format!("layer{}_blocks", stage + 1), 1..=MAX_BLOCKS)?.unwrap_or(blocks))
+        })
+        .collect()
 }
 
 /// The option-A shortcut pads with the same number of zero channels on either side.

@@ -25,6 +25,10 @@ impl<'a> Tensors<'a> {
         Self { all, unused, origin }
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
     pub(super) fn contains(&self, name: &str) -> bool {
         self.all.contains_key(name)
     }

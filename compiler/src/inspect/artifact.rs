@@ -9,6 +9,7 @@ use ride_runtime::{Model, format, golden};
 use serde::Serialize;
 
 use super::InputReport;
+use super::expected::Machine;
 
 /// What an artifact costs.
 #[derive(Clone, Debug, Serialize)]
@@ -102,6 +103,10 @@ pub struct ArtifactReport {
     pub regions: Vec<Region>,
     /// Kernels for this layout, slowest first.
     pub kernels: Vec<KernelReport>,
+    /// Instruction set that expected rates are for, and where they come from.
+    pub expected_for: String,
+    /// What runs slower on the target than it might, if anything does; see [`slow_paths`].
+    pub slow_paths: Option<String>,
     /// Number of self-test vectors.
     pub golden_vectors: usize,
     /// Section table.
@@ -177,6 +182,11 @@ pub struct OpReport {
     pub detail: String,
     /// Kernel that computes a convolution on this machine.
     pub kernel: Option<&'static str>,
+    /// Multiply-accumulates a cycle to be expected of a convolution on the artifact's target: a model, not a
+    /// measurement. `compiler/src/inspect/expected.rs` writes it down.
+    pub expected_macs_per_cycle: Option<f64>,
+    /// Why a convolution is slower on the target than it might be.
+    pub slow_path: Option<String>,
     /// Rows, columns and channels of the result.
     pub output: [usize; 3],
     /// Multiply-accumulates.
@@ -224,7 +234,7 @@ impl ArtifactReport {
             std: (0..channels).map(|c| model.std(c)).collect(),
             resize: model.resize(),
         };
-        let cost = Cost::of(model);
+        let (cost, machine) = (Cost::of(model), Machine::of(model));
         ArtifactReport {
             kind: "artifact",
             format_version: format::VERSION,
@@ -245,9 +255,11 @@ impl ArtifactReport {
             cost,
             regions: regions(model),
             kernels: kernels_for(model),
+            slow_paths: slow_paths_on(model, &machine),
+            expected_for: machine.basis.clone(),
             golden_vectors: golden::vectors(&model).count(),
             sections: model.sections().map(section).collect(),
-            parts: model.parts().map(|p| part(model, p)).collect(),
+            parts: model.parts().map(|p| part(model, &machine, p)).collect(),
             routers: (0..).map_while(|i| router(model, i)).collect(),
         }
     }
@@ -292,7 +304,42 @@ fn kernels_for(model: Model<'_>) -> Vec<KernelReport> {
     usable.map(report).collect()
 }
 
-fn part(model: Model<'_>, part: Part<'_>) -> PartReport {
+/// One line about the layers of `model` that run slower on its target than they might, portable code where other
+/// machines have vector kernels or zeros multiplied between groups; `None` if there are none.
+pub fn slow_paths(model: Model<'_>) -> Option<String> {
+    slow_paths_on(model, &Machine::of(model))
+}
+
+fn slow_paths_on(model: Model<'_>, machine: &Machine) -> Option<String> {
+    let mut reasons: Vec<(String, usize, &str)> = Vec::new();
+    let (mut layers, mut slow_macs, mut all_macs) = (0, 0, 0);
+    for step in model.parts().flat_map(|part| part.steps()) {
+        let op::Op::Conv(conv) = &step.op else { continue };
+        (layers, all_macs) = (layers + 1, all_macs + conv.shape.macs());
+        let Some(reason) = machine.slow(&conv.shape) else { continue };
+        slow_macs += conv.shape.macs();
+        match reasons.iter_mut().find(|(known, ..)| *known == reason) {
+            Some((_, count, _)) => *count += 1,
+            None => reasons.push((reason, 1, model.name(&step))),
+        }
+    }
+    let count: usize = reasons.iter().map(|(_, count, _)| count).sum();
+    let one = |(reason, count, first): &(String, usize, &str)| match count {
+        1 => format!("{first}: {reason}"),
+        _ => format!("{first} and {} more: {reason}", count - 1),
+    };
+    let shown: Vec<String> = reasons.iter().map(one).collect();
+    let share = 100.0 * slow_macs as f64 / all_macs.max(1) as f64;
+    (count > 0).then(|| {
+        format!(
+            "{count} of {layers} int8 layers ({share:.1} % of the multiply-accumulates) run on a slow path on {}: {}",
+            model.target(),
+            shown.join("; ")
+        )
+    })
+}
+
+fn part(model: Model<'_>, machine: &Machine, part: Part<'_>) -> PartReport {
     let name = match part.id {
         ride_runtime::PartId::Stem => "stem".to_owned(),
         ride_runtime::PartId::Expert(n) => format!("expert{n}"),
@@ -303,11 +350,11 @@ fn part(model: Model<'_>, part: Part<'_>) -> PartReport {
         bytes: part.section_len(),
         weight_bytes: part.steps().map(|step| weight_bytes(&step.op)).sum(),
         macs: part.steps().map(|step| step.op.macs()).sum(),
-        ops: part.steps().map(|step| operation(model, &step)).collect(),
+        ops: part.steps().map(|step| operation(model, machine, &step)).collect(),
     }
 }
 
-fn operation(model: Model<'_>, step: &Step) -> OpReport {
+fn operation(model: Model<'_>, machine: &Machine, step: &Step) -> OpReport {
     let region = |(at, len): (usize, usize)| [at, len];
     let wide = |planes: op::Planes| if planes.lo.is_some() { 16 } else { 8 };
     let (detail, output, zero_point, bits) = match &step.op {
@@ -335,15 +382,17 @@ fn operation(model: Model<'_>, step: &Step) -> OpReport {
             (detail, [1, 1, usize::from(h.dense.outputs)], 0, 32)
         }
     };
-    let kernel = match &step.op {
-        op::Op::Conv(c) => kernels::best(model.layout()).map(|b| kernels::conv_name(b, &c.shape)),
+    let conv = match &step.op {
+        op::Op::Conv(conv) => Some(conv),
         _ => None,
     };
     OpReport {
         name: model.name(step).to_owned(),
         kind: step.op.kind(),
         detail,
-        kernel,
+        kernel: conv.and_then(|c| kernels::best(model.layout()).map(|b| kernels::conv_name(b, &c.shape))),
+        expected_macs_per_cycle: conv.map(|c| machine.expected(c)),
+        slow_path: conv.and_then(|c| machine.slow(&c.shape)),
         output,
         macs: step.op.macs(),
         scale: step.scale,

@@ -8,10 +8,11 @@ use ride_runtime::op::{self, Layout, Op, Source, Span};
 use ride_runtime::{Model, Session, golden};
 
 use super::Request;
-use super::layers::{ConvInput, DenseConstants, DenseLayer, conv};
+use super::layers::{ConvLayer, DenseConstants, DenseLayer, conv, pooling};
 use super::places::{Places, conv_shape, place, small};
 use super::program::{Input, Kind, PartProgram, Program, Step, ValueIx};
 use super::quant::Quant;
+use super::rounding::{Rounding, conv_input};
 use super::weights::multiplier;
 use crate::memory::AlignedBytes;
 use crate::network::{Confidence, Routing};
@@ -24,8 +25,13 @@ const GOLDEN_EACH: usize = 2;
 const WEIGHT_ALIGN: usize = 64;
 
 /// Builds the artifact.
-pub(super) fn artifact(request: &Request<'_>, program: &Program<'_>, quants: &[Quant]) -> Result<Vec<u8>> {
-    let emitter = Emitter::new(request, program, quants)?;
+pub(super) fn artifact(
+    request: &Request<'_>,
+    program: &Program<'_>,
+    quants: &[Quant],
+    rounding: &Rounding,
+) -> Result<Vec<u8>> {
+    let emitter = Emitter::new(request, program, quants, rounding)?;
     let mut names = Names::default();
     let stem = emitter.part(&program.stem, &mut names, None)?;
     let mut experts = Vec::new();
@@ -56,8 +62,9 @@ pub(super) fn artifact(request: &Request<'_>, program: &Program<'_>, quants: &[Q
     assemble(&golden_section(&draft)?)
 }
 
-/// Runs synthetic images on the finished program and keeps a few for each number of experts.
-fn golden_section(draft: &[u8]) -> Result<Vec<u8>> {
+/// Runs synthetic images on the finished program and keeps a few for each number of experts. What vectors a draft already
+/// has plays no part.
+pub(crate) fn golden_section(draft: &[u8]) -> Result<Vec<u8>> {
     let draft = AlignedBytes::copy_of(draft);
     let model =
         Model::parse(&draft).map_err(|e| anyhow!("the compiler wrote an artifact that the runtime refuses: {e}"))?;
@@ -109,6 +116,7 @@ struct Emitter<'r, 'n> {
     request: &'r Request<'n>,
     program: &'r Program<'n>,
     quants: &'r [Quant],
+    rounding: &'r Rounding,
     layout: Layout,
     places: Places,
 }
@@ -142,10 +150,15 @@ impl PartWriter {
 }
 
 impl<'r, 'n> Emitter<'r, 'n> {
-    fn new(request: &'r Request<'n>, program: &'r Program<'n>, quants: &'r [Quant]) -> Result<Self> {
+    fn new(
+        request: &'r Request<'n>,
+        program: &'r Program<'n>,
+        quants: &'r [Quant],
+        rounding: &'r Rounding,
+    ) -> Result<Self> {
         let layout = request.target.layout();
         let places = place(request, program, quants, layout)?;
-        Ok(Emitter { request, program, quants, layout, places })
+        Ok(Emitter { request, program, quants, rounding, layout, places })
     }
 
     /// A part's section; an expert's also pools and classifies.
@@ -176,18 +189,13 @@ impl<'r, 'n> Emitter<'r, 'n> {
         match &step.kind {
             Kind::Conv { conv: c, relu, accumulate } => {
                 let shape = conv_shape(self.request, self.program, step)?;
-                let (source, input) = match step.input {
-                    Input::Image => (
-                        self.places.image.map_or(Source::Image, Source::Arena),
-                        ConvInput::Image(&self.request.network.input),
-                    ),
-                    Input::Value(v) => {
-                        let means = self.request.table.values.get(&self.program.values[v].name).map(|e| &e.mean[..]);
-                        let means = means.filter(|m| m.len() == c.in_channels);
-                        (Source::Arena(self.places.values[v].hi), ConvInput::Activation(self.quants[v], means))
-                    }
+                let source = match step.input {
+                    Input::Image => self.places.image.map_or(Source::Image, Source::Arena),
+                    Input::Value(v) => Source::Arena(self.places.values[v].hi),
                 };
-                let constants = conv(c, &shape, &input, quant, self.layout)?;
+                let input = &conv_input(self.request, self.program, self.quants, step);
+                let rows = self.rounding.rows(&step.name, c.out_channels, shape.taps())?;
+                let constants = conv(&ConvLayer { conv: c, shape: &shape, input, rows }, quant, self.layout)?;
                 Ok(Op::Conv(op::Conv {
                     shape,
                     source,
@@ -245,12 +253,14 @@ impl<'r, 'n> Emitter<'r, 'n> {
         let (pool, feature_scale) = self.pool(v, head.features)?;
         let name = names.add(&format!("expert{i}.pool"))?;
         writer.records.push(op::Step { op: Op::Pool(pool), name, scale: feature_scale as f32 });
-        let layer =
-            DenseLayer { weight: &head.weight, bias: &head.bias, features: head.features, normalize: head.normalize };
+        let name = format!("expert{i}.head");
+        let rows = self.rounding.rows(&name, head.bias.len(), head.features)?;
+        let (weight, bias) = (&head.weight, &head.bias);
+        let layer = DenseLayer { weight, bias, features: head.features, normalize: head.normalize, rows };
         let DenseConstants { mut dense, weights, params } = layer.quantize(feature_scale, self.layout)?;
         dense.weights = writer.constant(&weights, WEIGHT_ALIGN)?;
         dense.params = writer.constant(&params, 4)?;
-        let name = names.add(&format!("expert{i}.head"))?;
+        let name = names.add(&name)?;
         let (source, out) = (self.places.feature as u32, self.places.logits as u32);
         writer.records.push(op::Step {
             op: Op::Head(op::Head { dense, source, out, divisor: head.divisor }),
@@ -277,13 +287,8 @@ impl<'r, 'n> Emitter<'r, 'n> {
             shift: 0,
             out: self.places.feature as u32,
         };
-        // Features saturate at 16 bits, and the classifier's sum of products must fit in 32.
-        let span: i64 = if quant.wide { 65535 } else { 255 };
-        let unbounded = |shift: u8| ((pixels as i64 * span) >> shift) + 1;
-        while unbounded(pool.shift) > 32767 || unbounded(pool.shift) * 127 * features as i64 >= 1 << 31 {
-            pool.shift += 1;
-        }
-        let scale = quant.output_scale() * 2f64.powi(i32::from(pool.shift)) / pixels as f64;
+        let scale;
+        (pool.shift, scale) = pooling(quant, pixels, features);
         Ok((pool, scale))
     }
 
@@ -296,7 +301,8 @@ impl<'r, 'n> Emitter<'r, 'n> {
         let mut sections = Vec::new();
         for (i, r) in routers.iter().enumerate() {
             let features = self.request.network.experts[i].head.features;
-            let layer = DenseLayer { weight: &r.hidden_weight, bias: &r.hidden_bias, features, normalize: true };
+            let (weight, bias) = (&r.hidden_weight, &r.hidden_bias);
+            let layer = DenseLayer { weight, bias, features, normalize: true, rows: None };
             let constants = layer.quantize(1.0, self.layout).with_context(|| format!("router{i}"))?;
             let mut writer = PartWriter { records: Vec::new(), constants: Vec::new(), first: ROUTER_HEAD };
             let mut hidden = constants.dense;

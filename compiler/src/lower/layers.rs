@@ -6,6 +6,7 @@ use ride_runtime::kernels::{self, dense, k4n2, k8n4, k8n16};
 use ride_runtime::op::{ConvShape, Dense, Layout, Span};
 
 use super::quant::Quant;
+use super::rounding::Row;
 use super::weights::{acc_bits, multiplier, quantize_channel};
 use crate::network;
 
@@ -20,7 +21,7 @@ pub(crate) enum ConvInput<'a> {
 
 impl ConvInput<'_> {
     /// Real value of one int8 step of channel `c`.
-    fn scale(&self, c: usize) -> f64 {
+    pub(crate) fn scale(&self, c: usize) -> f64 {
         match self {
             ConvInput::Image(input) => 1.0 / (255.0 * f64::from(input.std[c])),
             ConvInput::Activation(q, _) => q.scale,
@@ -28,7 +29,7 @@ impl ConvInput<'_> {
     }
 
     /// Zero point of channel `c`; not an integer for raw pixels, where zero is the mean colour.
-    fn zero(&self, c: usize) -> f64 {
+    pub(crate) fn zero(&self, c: usize) -> f64 {
         match self {
             ConvInput::Image(input) => 255.0 * f64::from(input.mean[c]) - 128.0,
             ConvInput::Activation(q, _) => f64::from(q.zero),
@@ -62,37 +63,48 @@ pub(crate) struct ConvConstants {
     pub(crate) acc_bits: u8,
 }
 
+/// A convolution to quantize.
+pub(crate) struct ConvLayer<'a> {
+    /// Its float weights.
+    pub(crate) conv: &'a network::Conv,
+    /// Its geometry.
+    pub(crate) shape: &'a ConvShape,
+    /// What it reads.
+    pub(crate) input: &'a ConvInput<'a>,
+    /// Its rows where they have been rounded already, one for each output channel.
+    pub(crate) rows: Option<&'a [Row]>,
+}
+
+impl ConvLayer<'_> {
+    /// Row of output channel `o`: as it was rounded, or each weight to the nearest step.
+    fn row(&self, o: usize) -> Row {
+        if let Some(row) = self.rows.and_then(|rows| rows.get(o)) {
+            return row.clone();
+        }
+        let (taps, inputs) = (self.shape.taps(), self.shape.group_in());
+        let row = &self.conv.weight[o * taps..][..taps];
+        let channel = |k: usize| o / self.shape.group_out() * inputs + k % inputs;
+        nearest_row(row, self.conv.bias[o], self.input, channel)
+    }
+}
+
+/// The smallest scale of a row with which its bias is representable.
+pub(crate) fn min_scale(bias: f64) -> f64 {
+    bias.abs() / f64::from(1 << 28)
+}
+
 /// Quantizes and packs a convolution.
-pub(crate) fn conv(
-    conv: &network::Conv,
-    shape: &ConvShape,
-    input: &ConvInput<'_>,
-    output: &Quant,
-    layout: Layout,
-) -> Result<ConvConstants> {
-    let taps = shape.taps();
+pub(crate) fn conv(layer: &ConvLayer<'_>, output: &Quant, layout: Layout) -> Result<ConvConstants> {
+    let ConvLayer { conv, shape, input, .. } = *layer;
     let padded = kernels::padded_channels(shape, layout);
     let (mut ohwi, mut bits) = (Vec::with_capacity(conv.weight.len()), 0);
     // Padding channels multiply by zero.
     let (mut biases, mut multipliers, mut shifts) = (vec![0i32; padded], vec![0i32; padded], vec![62u8; padded]);
-    for (o, row) in conv.weight.chunks_exact(taps).enumerate() {
+    for o in 0..conv.out_channels {
         let inputs = shape.group_in();
         let channel = |k: usize| o / shape.group_out() * inputs + k % inputs;
-        let in_steps: Vec<f64> = row.iter().enumerate().map(|(k, &w)| f64::from(w) * input.scale(channel(k))).collect();
-        let real_bias = f64::from(conv.bias[o]);
-        let c = quantize_channel(&in_steps, real_bias.abs() / f64::from(1 << 28));
-        // Rounding moves the mean of the output by what it takes from the weights times the mean input (Nagel et al.,
-        // "Data-Free Quantization through Weight Equalization and Bias Correction", ICCV 2019): give it back.
-        let lost: f64 = row
-            .iter()
-            .zip(&c.q)
-            .enumerate()
-            .map(|(k, (&w, &q))| {
-                (f64::from(w) - c.scale * f64::from(q) / input.scale(channel(k))) * input.mean(channel(k))
-            })
-            .sum();
-        let zero_part: f64 = c.q.iter().enumerate().map(|(k, &q)| f64::from(q) * input.zero(channel(k))).sum();
-        let bias = ((real_bias + lost) / c.scale - zero_part).round();
+        let c = layer.row(o);
+        let bias = acc_bias(&c, input, channel);
         ensure!(bias.abs() < f64::from(1 << 30), "the bias of output channel {o} does not fit in 31 bits");
         let bias = bias as i64;
         let own_bits = acc_bits(&c.q, bias);
@@ -127,6 +139,39 @@ pub(crate) fn conv(
     Ok(ConvConstants { weights, params, acc_bits: bits })
 }
 
+/// Rounds the weights of one output channel to the nearest step; `channel` is the input channel of each weight.
+pub(crate) fn nearest_row(row: &[f32], bias: f32, input: &ConvInput<'_>, channel: impl Fn(usize) -> usize) -> Row {
+    let scales: Vec<f64> = (0..row.len()).map(|k| input.scale(channel(k))).collect();
+    let in_steps: Vec<f64> = row.iter().zip(&scales).map(|(&w, scale)| f64::from(w) * scale).collect();
+    let bias = f64::from(bias);
+    let c = quantize_channel(&in_steps, min_scale(bias));
+    // Rounding moves the mean of the output by what it takes from the weights times the mean input (Nagel et al.,
+    // "Data-Free Quantization through Weight Equalization and Bias Correction", ICCV 2019): give it back.
+    let lost = |(k, (&w, &q)): (usize, (&f32, &i8))| {
+        (f64::from(w) - c.scale * f64::from(q) / scales[k]) * input.mean(channel(k))
+    };
+    let lost: f64 = row.iter().zip(&c.q).enumerate().map(lost).sum();
+    Row { q: c.q, scale: c.scale, bias: bias + lost }
+}
+
+/// The bias of a rounded row in units of the accumulator, with the input's zero point folded in.
+pub(crate) fn acc_bias(row: &Row, input: &ConvInput<'_>, channel: impl Fn(usize) -> usize) -> f64 {
+    let zero_part: f64 = row.q.iter().enumerate().map(|(k, &q)| f64::from(q) * input.zero(channel(k))).sum();
+    (row.bias / row.scale - zero_part).round()
+}
+
+/// Right shift from the sum over all pixels to the feature, and the real value of one step of the latter: features
+/// saturate at 16 bits, and the classifier's sum of products must fit in 32.
+pub(crate) fn pooling(quant: &Quant, pixels: usize, features: usize) -> (u8, f64) {
+    let span: i64 = if quant.wide { 65535 } else { 255 };
+    let unbounded = |shift: u8| ((pixels as i64 * span) >> shift) + 1;
+    let mut shift = 0;
+    while unbounded(shift) > 32767 || unbounded(shift) * 127 * features as i64 >= 1 << 31 {
+        shift += 1;
+    }
+    (shift, quant.output_scale() * 2f64.powi(i32::from(shift)) / pixels as f64)
+}
+
 fn le(values: &[i32]) -> Vec<u8> {
     values.iter().flat_map(|v| v.to_le_bytes()).collect()
 }
@@ -152,6 +197,8 @@ pub(crate) struct DenseLayer<'a> {
     pub(crate) features: usize,
     /// Whether the feature is normalised, so that its scale does not matter.
     pub(crate) normalize: bool,
+    /// Its rows where they have been rounded already, one for each output.
+    pub(crate) rows: Option<&'a [Row]>,
 }
 
 impl DenseLayer<'_> {
@@ -163,16 +210,20 @@ impl DenseLayer<'_> {
         let dense = Dense { features, outputs, weights: empty, params: empty, layout, normalize };
         let mut factors = Vec::with_capacity(self.bias.len());
         let mut rows = Vec::with_capacity(self.weight.len());
-        for row in self.weight.chunks_exact(self.features) {
-            let row: Vec<f64> = row.iter().map(|&w| f64::from(w)).collect();
-            let channel = quantize_channel(&row, 1e-30);
-            let scale = if self.normalize { channel.scale } else { channel.scale * feature_scale };
-            factors.push(scale as f32);
-            rows.extend_from_slice(&channel.q);
+        let mut biases = Vec::with_capacity(self.bias.len());
+        for (o, row) in self.weight.chunks_exact(self.features).enumerate() {
+            let row = self.rows.and_then(|rows| rows.get(o)).cloned().unwrap_or_else(|| {
+                let row: Vec<f64> = row.iter().map(|&w| f64::from(w)).collect();
+                let channel = quantize_channel(&row, 1e-30);
+                Row { q: channel.q, scale: channel.scale, bias: f64::from(self.bias[o]) }
+            });
+            factors.push(if self.normalize { row.scale } else { row.scale * feature_scale } as f32);
+            biases.push(row.bias as f32);
+            rows.extend_from_slice(&row.q);
         }
         let mut weights = vec![0; dense::weights_len(features, outputs, layout)];
         dense::pack(&dense, &rows, &mut weights);
-        let params = factors.iter().chain(self.bias).flat_map(|v| v.to_le_bytes()).collect();
+        let params = factors.iter().chain(&biases).flat_map(|v| v.to_le_bytes()).collect();
         Ok(DenseConstants { dense, weights, params })
     }
 }

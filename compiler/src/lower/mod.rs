@@ -1,14 +1,16 @@
 //! From float network and calibration table to a finished artifact.
 //!
 //! The stages, one file each: `program` fuses the graph, `quant` chooses scales, `layers` and `weights` make the integer
-//! constants, `places` and `arena` lay out the memory, `emit` writes sections and golden vectors.
+//! constants (from weights that `rounding` may bring along), `places` and `arena` lay out the memory, `emit` writes sections and golden vectors.
 
 mod arena;
 mod emit;
+pub(crate) mod integer;
 mod layers;
 mod places;
 mod program;
 mod quant;
+pub mod rounding;
 mod weights;
 
 use anyhow::{Result, ensure};
@@ -18,6 +20,9 @@ use ride_runtime::op::{ConvShape, Layout};
 use ride_targets::Target;
 
 use crate::network::Network;
+use rounding::Rounding;
+
+pub(crate) use emit::golden_section;
 
 /// What travels with the network into the artifact.
 #[derive(Clone, Debug, Default)]
@@ -52,6 +57,14 @@ pub struct Request<'a> {
 /// # Errors
 /// Names the layer or the table entry that cannot be compiled.
 pub fn compile(request: &Request<'_>) -> Result<Vec<u8>> {
+    compile_rounded(request, &Rounding::default())
+}
+
+/// As [`compile`], with weights that have been rounded elsewhere.
+///
+/// # Errors
+/// As [`compile`]; also if `rounding` belongs to another network.
+pub fn compile_rounded(request: &Request<'_>, rounding: &Rounding) -> Result<Vec<u8>> {
     let classes = request.network.classes;
     let info = request.classes;
     ensure!(
@@ -67,7 +80,17 @@ pub fn compile(request: &Request<'_>) -> Result<Vec<u8>> {
     ensure!(matches!(request.residual_bits, 8 | 16), "the residual stream has 8 or 16 bits");
     let program = program::Program::new(request.network)?;
     let quants = quant::choose(&program, request.table, request.residual_bits)?;
-    emit::artifact(request, &program, &quants)
+    emit::artifact(request, &program, &quants, rounding)
+}
+
+/// Bytes of the arena that the artifact of this request will need.
+///
+/// # Errors
+/// As [`compile`].
+pub fn arena_len(request: &Request<'_>) -> Result<usize> {
+    let program = program::Program::new(request.network)?;
+    let quants = quant::choose(&program, request.table, request.residual_bits)?;
+    Ok(places::place(request, &program, &quants, request.target.layout())?.arena)
 }
 
 /// Scratch memory of the convolution kernels that can run `layout`: the artifact must suit all of them.

@@ -146,7 +146,7 @@ impl PreparedRouter {
 }
 
 /// The measures of [`ride_runtime::confidence`], in double precision.
-fn confidence(criterion: Criterion, logits: &[f32]) -> f32 {
+pub(crate) fn confidence(criterion: Criterion, logits: &[f32]) -> f32 {
     let mut sorted: Vec<f64> = logits.iter().copied().map(f64::from).collect();
     sorted.sort_by(|a, b| b.total_cmp(a));
     let (Some(&largest), second) = (sorted.first(), sorted.get(1)) else { return f32::NAN };

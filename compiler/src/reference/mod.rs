@@ -16,6 +16,7 @@ pub(crate) mod tests;
 
 use crate::network::{Input, Network, Routing, Shape};
 use anyhow::{Context, Result, ensure};
+pub(crate) use head::confidence;
 use head::{PreparedHead, PreparedRouter};
 use part::{Memory, PreparedPart};
 

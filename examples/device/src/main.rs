@@ -19,7 +19,7 @@ use std::fs;
 use std::process::ExitCode;
 
 use ride_report::{Memory, Setup};
-use ride_runtime::format::ARENA_ALIGN;
+use ride_runtime::memory::AlignedBytes;
 use ride_runtime::{Model, Session, golden};
 
 use arguments::Arguments;
@@ -44,17 +44,15 @@ fn run() -> Result<(), String> {
         affinity::pin(core).map_err(|error| format!("--core {core}: {error}"))?;
     }
     let path = &arguments.artifact;
-    let bytes = fs::read(path).map_err(|error| format!("cannot read the artifact {path}: {error}"))?;
-    let mut artifact = Aligned::zeroed(bytes.len());
-    artifact.bytes(bytes.len()).copy_from_slice(&bytes);
-    let model = Model::parse(artifact.bytes(bytes.len())).map_err(|error| format!("cannot use {path}: {error}"))?;
+    let bytes = AlignedBytes::read(path).map_err(|error| format!("cannot read the artifact {path}: {error}"))?;
+    let model = Model::parse(&bytes).map_err(|error| format!("cannot use {path}: {error}"))?;
     report(model, &arguments).map_err(|error| format!("{path}: {error}"))
 }
 
 fn report(model: Model<'_>, arguments: &Arguments) -> Result<(), String> {
     let images = images(model, arguments)?;
-    let mut arena = Aligned::zeroed(model.arena_len());
-    let mut session = Session::new(model, arena.bytes(model.arena_len())).map_err(|error| error.to_string())?;
+    let mut arena = AlignedBytes::zeroed(model.arena_len());
+    let mut session = Session::new(model, &mut arena).map_err(|error| error.to_string())?;
     let mut pixels = vec![0; model.input_len()];
     let mut samples = vec![0; (images.len() / model.input_len()).saturating_mul(arguments.rounds).min(MAX_SAMPLES)];
     let mut machine = Linux::new();
@@ -93,23 +91,4 @@ fn images(model: Model<'_>, arguments: &Arguments) -> Result<Vec<u8>, String> {
         ));
     }
     Ok(images)
-}
-
-/// Bytes at the alignment of artifacts and arenas.
-struct Aligned {
-    memory: Vec<u8>,
-    start: usize,
-}
-
-impl Aligned {
-    fn zeroed(len: usize) -> Self {
-        let memory = vec![0; len + ARENA_ALIGN];
-        let address = memory.as_ptr().addr();
-        Aligned { start: address.next_multiple_of(ARENA_ALIGN) - address, memory }
-    }
-
-    /// The first `len` bytes, at most those that were asked for.
-    fn bytes(&mut self, len: usize) -> &mut [u8] {
-        &mut self.memory[self.start..][..len]
-    }
 }

@@ -5,14 +5,14 @@
 //! ```
 //!
 //! The runtime does not allocate: the artifact's bytes and the arena belong to the caller. On a device both would be
-//! statics; here they are vectors.
+//! statics; here they are on the heap.
 
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use ride_runtime::format::ARENA_ALIGN;
+use ride_runtime::memory::AlignedBytes;
 use ride_runtime::{Model, Session};
 
 fn main() -> ExitCode {
@@ -35,13 +35,12 @@ fn run() -> Result<()> {
         }
         _ => bail!("usage: ride-example-host ARTIFACT IMAGE.png [DEADLINE_US]"),
     };
-    let bytes = std::fs::read(artifact).with_context(|| format!("cannot read {artifact}"))?;
+    let bytes = AlignedBytes::read(artifact).with_context(|| format!("cannot read {artifact}"))?;
     let model = Model::parse(&bytes).with_context(|| format!("cannot use {artifact}"))?;
     let pixels = read_image(Path::new(image), model)?;
 
-    let mut memory = vec![0; model.arena_len() + ARENA_ALIGN];
-    let start = memory.as_ptr().addr().next_multiple_of(ARENA_ALIGN) - memory.as_ptr().addr();
-    let mut session = Session::new(model, &mut memory[start..])?;
+    let mut memory = AlignedBytes::zeroed(model.arena_len());
+    let mut session = Session::new(model, &mut memory)?;
 
     classify(&mut session, &pixels, deadline)
 }

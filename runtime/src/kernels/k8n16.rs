@@ -10,11 +10,16 @@
 //!   even and odd lanes are added at the end. Layers of 24 channels waste nothing that way.
 //!
 //! Convolutions with groups have a form of their own where it fits ([`Grouped`]): a block of 16 channels takes 64 bytes for
-//! each window place and four inputs of the channels' own groups. Any other groups are cut into *parts* ([`Parts`]): as few neighbouring groups as fill whole steps, which become one
+//! each window place and four inputs of the channels' own groups. So do depthwise 3x3 ones ([`Depthwise`]): 64 bytes for each
+//! window column. Any other groups are cut into *parts* ([`Parts`]): as few neighbouring groups as fill whole steps, which become one
 //! ordinary convolution with zeros where a weight would join different groups. Parts follow one after the other, in the
 //! weights and in the parameters. A group of 8 or more channels (in multiples of 8) wastes nothing.
 //!
 //! Biases are folded for activations moved to unsigned bytes (`q + 128`), which is what `vpdpbusd` multiplies.
+
+mod depthwise;
+
+pub use depthwise::Depthwise;
 
 use crate::op::ConvShape;
 
@@ -164,13 +169,16 @@ pub fn padded_channels(shape: &ConvShape) -> usize {
     if let Some(form) = Grouped::of(shape) {
         return 16 * form.blocks;
     }
+    if let Some(form) = Depthwise::of(shape) {
+        return 16 * form.blocks;
+    }
     let parts = Parts::of(shape);
     parts.count * Blocks::of(parts.shape.out_c).channels()
 }
 
 /// Where the parameters of output channel `c` are.
 pub fn param_at(shape: &ConvShape, c: usize) -> usize {
-    if Grouped::of(shape).is_some() {
+    if Grouped::of(shape).is_some() || Depthwise::of(shape).is_some() {
         return c;
     }
     let part = Parts::of(shape).shape;
@@ -204,6 +212,9 @@ pub fn steps(shape: &ConvShape) -> usize {
 /// Bytes of a layer's packed weights, with groups or without.
 pub fn weights_len(shape: &ConvShape) -> usize {
     if let Some(form) = Grouped::of(shape) {
+        return form.weights_len();
+    }
+    if let Some(form) = Depthwise::of(shape) {
         return form.weights_len();
     }
     let parts = Parts::of(shape);
@@ -246,6 +257,9 @@ pub fn pack(shape: &ConvShape, ohwi: &[i8], out: &mut [u8]) {
     out.fill(0);
     if let Some(form) = Grouped::of(shape) {
         return form.pack(shape, ohwi, out);
+    }
+    if let Some(form) = Depthwise::of(shape) {
+        return form.pack(ohwi, out);
     }
     let part = Parts::of(shape).shape;
     let (part_len, part_out) = (part_weights_len(&part), usize::from(part.out_c.max(1)));

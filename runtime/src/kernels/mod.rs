@@ -11,6 +11,7 @@ pub mod dense;
 pub mod k4n2;
 pub mod k8n16;
 pub mod k8n4;
+pub mod path;
 pub mod scalar;
 #[cfg(target_arch = "x86_64")]
 pub mod x86;
@@ -42,6 +43,26 @@ pub enum Isa {
 }
 
 impl Isa {
+    /// All of them, slowest first within an architecture.
+    pub const ALL: [Isa; 9] =
+        [Isa::Scalar, Isa::Dsp, Isa::Mve, Isa::Neon, Isa::Dotprod, Isa::I8mm, Isa::Avx2, Isa::AvxVnni, Isa::Avx512Vnni];
+
+    /// The one that reports show as `name`.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|isa| isa.name() == name)
+    }
+
+    /// The slowest vector unit whose kernels read `layout`: what any machine of the layout's family has. Portable code for
+    /// plain rows.
+    pub fn least(layout: Layout) -> Self {
+        match layout {
+            Layout::Ohwi => Isa::Scalar,
+            Layout::K4N2 => Isa::Dsp,
+            Layout::K8N4 => Isa::Neon,
+            Layout::K8N16 => Isa::Avx2,
+        }
+    }
+
     /// Name as reports show it.
     pub fn name(self) -> &'static str {
         match self {
@@ -383,7 +404,7 @@ pub fn conv_name(backend: &Backend, shape: &ConvShape) -> &'static str {
     match backend.layout {
         Layout::Ohwi if shape.groups > 1 => scalar::OHWI.conv.name,
         Layout::K4N2 if shape.groups > 1 => scalar::K4N2.conv.name,
-        Layout::K8N4 if shape.groups > 1 => scalar::K8N4.conv.name,
+        Layout::K8N4 if path::Path::of(backend.isa, shape) == path::Path::Portable => scalar::K8N4.conv.name,
         _ => backend.conv.name,
     }
 }

@@ -34,6 +34,24 @@ impl Sweep {
         }
     }
 
+    /// Depthwise windows: all ends of blocks and of tiles, those that have a kernel of their own and others.
+    #[cfg_attr(target_os = "none", allow(dead_code))]
+    pub(crate) fn depthwise(&mut self) {
+        for channels in [2, 3, 4, 7, 8, 9, 15, 16, 17, 24, 31, 32, 40, 96, 100] {
+            for (size, window) in [
+                ((7, 7), (3, 1, 1)),
+                ((9, 14), (3, 2, 1)),
+                ((4, 19), (3, 1, 0)),
+                ((5, 33), (3, 2, 2)),
+                ((1, 1), (3, 1, 1)),
+                ((3, 5), (3, 3, 1)),
+                ((6, 9), (5, 1, 2)),
+            ] {
+                self.check_shape(ConvShape { groups: channels, ..shape(size, channels, channels, window) });
+            }
+        }
+    }
+
     /// The windows of ImageNet networks in sizes that end within tiles: first layer, 1x1 convolutions, projections. Too large
     /// for boards.
     #[cfg_attr(target_os = "none", allow(dead_code))]

@@ -91,6 +91,22 @@ fn bottleneck_models_equal_the_oracle() {
 }
 
 #[test]
+fn stages_may_have_any_number_of_blocks() {
+    assert_equals_oracle(&Model { kind: "ResNet32EAModel", blocks: &[1, 3, 2], ..Model::default() });
+    assert_equals_oracle(&Model {
+        kind: "ResNet50Model",
+        blocks: &[1, 2, 1, 2],
+        widths: Some([32, 24]),
+        side: 24,
+        ..Model::default()
+    });
+    for value in [json!(0), json!(1000), json!("5")] {
+        assert_argument("layer2_blocks", value, &["arch.args.layer2_blocks", "1 to 256"]);
+    }
+    assert_argument("layer3_blocks", json!(4), &["layer3s.0.4"]);
+}
+
+#[test]
 fn grouped_models_equal_the_oracle() {
     let base = || Model { kind: "ResNeXt50EAModel", widths: Some([32, 48]), side: 24, ..Model::default() };
     assert_equals_oracle(&base());

@@ -16,6 +16,8 @@ pub(super) struct Model {
     pub(super) experts: usize,
     /// Width of the stages that every expert has for itself, `None` for the default.
     pub(super) widths: Option<[usize; 2]>,
+    /// Blocks of each stage, empty for what the name says.
+    pub(super) blocks: &'static [usize],
     pub(super) reduce: bool,
     pub(super) use_norm: bool,
     pub(super) top_k: usize,
@@ -34,6 +36,7 @@ impl Default for Model {
             classes: 10,
             experts: 2,
             widths: None,
+            blocks: &[],
             reduce: true,
             use_norm: true,
             top_k: 4,
@@ -223,6 +226,9 @@ impl Model {
         for (index, width) in self.widths.iter().flatten().enumerate() {
             args[format!("layer{}_output_dim", first + index)] = json!(width);
         }
+        for (stage, blocks) in self.blocks.iter().enumerate() {
+            args[format!("layer{}_blocks", stage + 1)] = json!(blocks);
+        }
         if self.kind.contains("EA") {
             args["top_choices_num"] = json!(self.top_k);
             args["pos_weight"] = json!(100);
@@ -272,6 +278,9 @@ impl Model {
     }
 
     fn depths(&self) -> [usize; 4] {
+        if !self.blocks.is_empty() {
+            return std::array::from_fn(|stage| self.blocks.get(stage).copied().unwrap_or(0));
+        }
         match self.base() {
             "ResNet10" => [1, 1, 1, 1],
             "ResNet50" | "ResNeXt50" => [3, 4, 6, 3],

@@ -1,5 +1,6 @@
 //! Drives the microkernel over a layer: prepares parameters, fills the row ring, picks tiles.
 
+use super::grouped;
 use super::tile::{self, MAX_KERNEL, Output, Row, WIDEST};
 use super::unit::Unit;
 use super::winograd;
@@ -12,13 +13,13 @@ use core::ptr;
 
 /// Whether every slice is as long as the shape asks; always so for a validated model.
 #[inline(always)]
-fn is_complete(call: &ConvCall<'_>) -> bool {
+pub(super) fn is_complete(call: &ConvCall<'_>) -> bool {
     let shape = &call.conv.shape;
     let Some(outputs) = call.output_len() else { return false };
     (1..=MAX_KERNEL).contains(&usize::from(shape.kernel))
         && shape.padding < shape.kernel
         && shape.in_c > 0
-        && shape.groups == 1
+        && (1..=shape.in_c.min(shape.out_c)).contains(&shape.groups)
         && call.input.len() >= shape.input_len()
         && call.weights.len() >= k8n4::weights_len(shape)
         && call.params.len() >= params_len(shape, Layout::K8N4)
@@ -30,7 +31,7 @@ fn is_complete(call: &ConvCall<'_>) -> bool {
 /// Bits by which accumulators can and must be moved left so that every total right shift is at least 32; `None` if
 /// there is no such number.
 #[inline(always)]
-fn pre_shift(call: &ConvCall<'_>) -> Option<u8> {
+pub(super) fn pre_shift(call: &ConvCall<'_>) -> Option<u8> {
     let smallest = call.channel_params().right_shift.iter().copied().min()?;
     let bits = 32u8.saturating_sub(smallest);
     (bits == 0 || bits + call.conv.acc_bits <= 31).then_some(bits)
@@ -43,7 +44,11 @@ fn pre_shift(call: &ConvCall<'_>) -> Option<u8> {
 #[inline(always)]
 pub(super) unsafe fn run<U: Unit>(call: &mut ConvCall<'_>) {
     if call.conv.shape.groups > 1 {
-        return scalar::conv::k8n4(call);
+        // SAFETY: as promised by the caller.
+        if !unsafe { grouped::run(call) } {
+            scalar::conv::k8n4(call);
+        }
+        return;
     }
     if !is_complete(call) {
         debug_assert!(false, "a slice is shorter than the shape asks");

@@ -1,6 +1,6 @@
 //! 64-bit Arm kernels over the layout `k8n4`.
 //!
-//! One generic convolution (`conv`, `tile`, `store`) is compiled for each vector unit; what a unit has to offer is the
+//! One generic convolution (`conv`, `tile`, `store`; `grouped` for groups, with plain NEON) is compiled for each vector unit; what a unit has to offer is the
 //! trait `unit::Unit`.
 //!
 //! | backend | instruction | processors |
@@ -15,6 +15,7 @@
 
 mod conv;
 mod dense;
+mod grouped;
 mod pool;
 mod shortcut;
 mod store;

@@ -10,7 +10,7 @@
 //! * plain NEON takes a table look-up for 4 channels × 1 input.
 //!
 //! Output channels of a convolution with groups see their own group's inputs only: "channels" above are those of a group
-//! then, and a stream's four channels may belong to different groups. Only the portable kernel takes such layers.
+//! then, and a stream's four channels may belong to different groups.
 //!
 //! Channels are padded to a multiple of 8. Biases are folded for signed activations.
 
@@ -77,7 +77,33 @@ pub fn tap(shape: &ConvShape, s: usize, k: usize) -> Option<(usize, usize, usize
 
 /// Offset of the weight of output channel `c`, step `s`, byte `k`.
 pub fn weight_at(shape: &ConvShape, c: usize, s: usize, k: usize) -> usize {
-    (c / GROUP * steps(shape) + s) * GROUP_STEP + k / 4 * 16 + c % GROUP * 4 + k % 4
+    c / GROUP * steps(shape) * GROUP_STEP + c % GROUP * 4 + weight_place(s, k)
+}
+
+/// Bytes from a channel's first weight to that of step `s`, byte `k`.
+pub fn weight_place(s: usize, k: usize) -> usize {
+    s * GROUP_STEP + k / 4 * 16 + k % 4
+}
+
+/// Step, and byte in it, of the weight at a window place for input `i` of a group: what [`tap`] undoes.
+pub fn step_of(shape: &ConvShape, (row, column): (usize, usize), i: usize) -> (usize, usize) {
+    let (kernel, inputs) = (usize::from(shape.kernel), shape.group_in());
+    if whole_window(shape) {
+        let tap = (row * kernel + column) * inputs + i;
+        (tap / STEP, tap % STEP)
+    } else {
+        ((row * groups(shape) + i / STEP) * kernel + column, i % STEP)
+    }
+}
+
+/// Most bytes of a pixel that vector kernels can pick from for 8 channels of a convolution with groups.
+pub const GROUP_REACH: usize = 64;
+
+/// Bytes of a pixel from the first input to the last that 8 output channels from a multiple of 8 on see, at most.
+pub fn group_reach(shape: &ConvShape) -> usize {
+    let (out_c, group_out) = (usize::from(shape.out_c), shape.group_out().max(1));
+    let groups = |first: usize| (first + 7).min(out_c - 1) / group_out - first / group_out + 1;
+    (0..out_c).step_by(8).map(groups).max().unwrap_or(0) * shape.group_in()
 }
 
 /// Packs OHWI weights into `out` (of [`weights_len`] bytes); padding becomes zero.

@@ -29,6 +29,18 @@ impl Window<'_> {
             _ => self.border[c % 4] as i8,
         }
     }
+
+    /// The bytes of the input pixel at a window position from channel `first` on; `None` beyond the border.
+    fn pixel(&self, (y, x): (usize, usize), (row, column): (usize, usize), first: usize) -> Option<&[u8]> {
+        let s = &self.shape;
+        let place = |out: usize, tap: usize, size: u16| {
+            let at = (out * usize::from(s.stride) + tap).checked_sub(usize::from(s.padding));
+            at.filter(|&i| i < usize::from(size))
+        };
+        let (i, j) = (place(y, row, s.in_h)?, place(x, column, s.in_w)?);
+        let at = (i * usize::from(s.in_w) + j) * usize::from(s.in_c);
+        self.input.get(at + first..at + usize::from(s.in_c))
+    }
 }
 
 fn window<'a>(call: &ConvCall<'a>) -> Window<'a> {
@@ -150,6 +162,9 @@ pub fn k8n16(call: &mut ConvCall<'_>) {
     if let Some(form) = k8n16::Grouped::of(&shape) {
         return grouped(call, &form);
     }
+    if let Some(form) = k8n16::Depthwise::of(&shape) {
+        return depthwise(call, &form);
+    }
     let parts = k8n16::Parts::of(&shape);
     let blocks = k8n16::Blocks::of(parts.shape.out_c);
     for pixel in pixels(call) {
@@ -180,6 +195,23 @@ fn grouped(call: &mut ConvCall<'_>, form: &k8n16::Grouped) {
                 let place = (place / usize::from(shape.kernel), place % usize::from(shape.kernel));
                 let x = i32::from(window.at(at, place, 4 * form.quad(c) + i)) + 128;
                 acc = acc.wrapping_add(x * i32::from(call.weights[form.weight_at(c, place, i)] as i8));
+            }
+            store_channel(call, pixel, c, acc);
+        }
+    }
+}
+
+/// [`crate::op::Layout::K8N16`] in its form for depthwise windows.
+fn depthwise(call: &mut ConvCall<'_>, form: &k8n16::Depthwise) {
+    let (shape, kernel) = (call.conv.shape, k8n16::Depthwise::KERNEL);
+    let window = window(call);
+    for pixel in pixels(call) {
+        let at = (pixel / shape.out_w(), pixel % shape.out_w());
+        for c in 0..usize::from(shape.out_c) {
+            let mut acc = call.channel_params().bias(c);
+            for place in (0..kernel).flat_map(|row| (0..kernel).map(move |column| (row, column))) {
+                let x = i32::from(window.at(at, place, c)) + 128;
+                acc = acc.wrapping_add(x * i32::from(call.weights[form.weight_at(c, place)] as i8));
             }
             store_channel(call, pixel, c, acc);
         }
@@ -279,13 +311,18 @@ pub fn k8n4(call: &mut ConvCall<'_>) {
 fn channel_sum(call: &ConvCall<'_>, window: &Window<'_>, pixel: usize, c: usize) -> i32 {
     let shape = call.conv.shape;
     let place = (pixel / shape.out_w(), pixel % shape.out_w());
-    let first = c / shape.group_out() * shape.group_in();
+    let (kernel, inputs) = (usize::from(shape.kernel), shape.group_in());
+    let first = c / shape.group_out() * inputs;
+    // Of this channel.
+    let weights = &call.weights[k8n4::weight_at(&shape, c, 0, 0)..];
     let mut acc = call.channel_params().bias(c);
-    for s in 0..k8n4::steps(&shape) {
-        for k in 0..k8n4::STEP {
-            let Some((row, column, channel)) = k8n4::tap(&shape, s, k) else { continue };
-            let x = i32::from(window.at(place, (row, column), first + channel));
-            acc = acc.wrapping_add(x * i32::from(call.weights[k8n4::weight_at(&shape, c, s, k)] as i8));
+    for (row, column) in (0..kernel).flat_map(|row| (0..kernel).map(move |column| (row, column))) {
+        let pixel = window.pixel(place, (row, column), first);
+        for i in 0..inputs {
+            let (s, k) = k8n4::step_of(&shape, (row, column), i);
+            let x = pixel.map_or(window.border[(first + i) % 4], |pixel| pixel[i] ^ window.flip) as i8;
+            let w = weights[k8n4::weight_place(s, k)] as i8;
+            acc = acc.wrapping_add(i32::from(x) * i32::from(w));
         }
     }
     acc

@@ -4,7 +4,7 @@
 use super::params::Channels;
 use super::simd::Simd;
 use super::tile::{self, Kind, Tile, Width};
-use super::{conv, dense, grouped, shortcut};
+use super::{conv, dense, depthwise, grouped, max_pool, shortcut};
 use crate::kernels::{Backend, ConvCall, ConvKernel, Isa, MaxPoolCall, PoolCall, ShortcutCall, scalar};
 use crate::op::Layout;
 use core::arch::x86_64::*;
@@ -23,6 +23,8 @@ pub(super) trait Dot: 'static {
     unsafe fn dot(acc: [__m256i; 2], inputs: Self::Inputs, weights: Self::Weights) -> [__m256i; 2];
     /// [`Simd::GROUPED`].
     const GROUPED: [&'static Kind; 2];
+    /// [`Simd::DEPTHWISE`].
+    const DEPTHWISE: [&'static Kind; 2];
     /// [`Simd::dot_picked`]: bytes for each half of the accumulators.
     unsafe fn dot_picked(acc: [__m256i; 2], inputs: [__m256i; 2], weights: Self::Weights) -> [__m256i; 2];
 }
@@ -39,6 +41,8 @@ pub(super) trait Encoding: 'static {
     const KINDS: &'static [Kind];
     /// [`Simd::GROUPED`].
     const GROUPED: [&'static Kind; 2];
+    /// [`Simd::DEPTHWISE`].
+    const DEPTHWISE: [&'static Kind; 2];
     /// Adds four products of unsigned inputs and signed weights to each lane.
     unsafe fn dpbusd(acc: __m256i, inputs: __m256i, weights: __m256i) -> __m256i;
 }
@@ -112,7 +116,7 @@ unsafe fn run_shortcut(call: &mut ShortcutCall<'_>) {
 
 #[target_feature(enable = "avx2")]
 unsafe fn run_max_pool(call: &mut MaxPoolCall<'_>) {
-    scalar::max_pool::body(call);
+    max_pool::run(call);
 }
 
 #[target_feature(enable = "avx2")]
@@ -195,6 +199,7 @@ impl<E: Encoding> Dot for Vnni<E> {
     // 16 registers: 12 accumulators, 2 of weights and the inputs.
     const KINDS: &'static [Kind] = E::KINDS;
     const GROUPED: [&'static Kind; 2] = E::GROUPED;
+    const DEPTHWISE: [&'static Kind; 2] = E::DEPTHWISE;
 
     #[inline(always)]
     unsafe fn dot_picked([a, b]: [__m256i; 2], x: [__m256i; 2], w: [__m256i; 2]) -> [__m256i; 2] {
@@ -228,6 +233,7 @@ impl<E: Encoding> Dot for Vnni<E> {
 }
 
 impl Encoding for Vex {
+    const DEPTHWISE: [&'static Kind; 2] = depthwise::tiles::AVXVNNI;
     const KINDS: &'static [Kind] = &[
         Kind {
             blocks: 1,
@@ -278,6 +284,7 @@ impl Encoding for Vex {
 }
 
 impl Encoding for Evex {
+    const DEPTHWISE: [&'static Kind; 2] = depthwise::tiles::AVX512VL;
     const KINDS: &'static [Kind] = &[
         Kind {
             blocks: 1,
@@ -330,6 +337,7 @@ impl Encoding for Evex {
 // SAFETY (for all blocks below): the instruction set is promised by the trait, and so are the bytes behind pointers.
 #[allow(clippy::undocumented_unsafe_blocks)]
 impl Dot for Avx2 {
+    const DEPTHWISE: [&'static Kind; 2] = depthwise::tiles::AVX2;
     /// Even inputs, odd inputs.
     type Weights = [[__m256i; 2]; 2];
     type Inputs = [__m256i; 2];
@@ -473,6 +481,7 @@ impl<D: Dot> Simd for Wide256<D> {
     const UNIT: usize = D::UNIT;
     const KINDS: &'static [Kind] = D::KINDS;
     const GROUPED: [&'static Kind; 2] = D::GROUPED;
+    const DEPTHWISE: [&'static Kind; 2] = D::DEPTHWISE;
 
     #[inline(always)]
     unsafe fn lanes(channels: &Channels) -> Lanes {
@@ -490,6 +499,17 @@ impl<D: Dot> Simd for Wide256<D> {
         unsafe {
             let (low, high) = (_mm256_loadu_si256(from.cast()), _mm256_loadu_si256(from.add(lanes.high).cast()));
             [_mm256_permutevar8x32_epi32(low, lanes.order[0]), _mm256_permutevar8x32_epi32(high, lanes.order[1])]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn stack(rows: [*const u8; 3]) -> [__m256i; 2] {
+        unsafe {
+            let half = |at: usize| {
+                let [a, b, c] = rows.map(|row| _mm256_cvtepu8_epi32(_mm_loadl_epi64(row.add(at).cast())));
+                _mm256_or_si256(_mm256_or_si256(a, _mm256_slli_epi32::<8>(b)), _mm256_slli_epi32::<16>(c))
+            };
+            [half(0), half(8)]
         }
     }
 
@@ -628,6 +648,16 @@ impl<D: Dot> Simd for Wide256<D> {
                 _mm256_srli_epi16::<7>(_mm256_unpackhi_epi8(zero, bytes)),
             ]
         }
+    }
+
+    #[inline(always)]
+    unsafe fn raise(v: __m256i, min: __m256i) -> __m256i {
+        unsafe { _mm256_max_epi16(v, min) }
+    }
+
+    #[inline(always)]
+    unsafe fn bytes([a, b]: [__m256i; 2]) -> __m256i {
+        unsafe { _mm256_packus_epi16(a, b) }
     }
 
     #[inline(always)]

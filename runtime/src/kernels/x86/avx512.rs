@@ -3,7 +3,7 @@
 use super::params::Channels;
 use super::simd::Simd;
 use super::tile::{self, Kind, Tile, Width};
-use super::{conv, dense, grouped, shortcut};
+use super::{conv, dense, depthwise, grouped, max_pool, shortcut};
 use crate::kernels::{Backend, ConvCall, ConvKernel, Isa, MaxPoolCall, PoolCall, ShortcutCall, scalar};
 use crate::op::Layout;
 use core::arch::x86_64::*;
@@ -41,7 +41,7 @@ unsafe fn run_shortcut(call: &mut ShortcutCall<'_>) {
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 unsafe fn run_max_pool(call: &mut MaxPoolCall<'_>) {
-    scalar::max_pool::body(call);
+    max_pool::run(call);
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
@@ -188,6 +188,16 @@ impl Simd for Avx512 {
             widths: &[grouped::<8, 2>(), grouped::<7, 2>(), grouped::<4, 2>()],
         },
     ];
+
+    const DEPTHWISE: [&'static Kind; 2] = depthwise::tiles::AVX512;
+
+    #[inline(always)]
+    unsafe fn stack(rows: [*const u8; 3]) -> __m512i {
+        unsafe {
+            let [a, b, c] = rows.map(|row| _mm512_cvtepu8_epi32(_mm_loadu_si128(row.cast())));
+            _mm512_or_si512(_mm512_or_si512(a, _mm512_slli_epi32::<8>(b)), _mm512_slli_epi32::<16>(c))
+        }
+    }
 
     #[inline(always)]
     unsafe fn lanes(channels: &Channels) -> __m512i {
@@ -342,6 +352,16 @@ impl Simd for Avx512 {
                 _mm512_srli_epi16::<7>(_mm512_unpackhi_epi8(zero, bytes)),
             ]
         }
+    }
+
+    #[inline(always)]
+    unsafe fn raise(v: __m512i, min: __m512i) -> __m512i {
+        unsafe { _mm512_max_epi16(v, min) }
+    }
+
+    #[inline(always)]
+    unsafe fn bytes([a, b]: [__m512i; 2]) -> __m512i {
+        unsafe { _mm512_packus_epi16(a, b) }
     }
 
     #[inline(always)]

@@ -1,11 +1,12 @@
 //! Drives the microkernel over a layer: prepares parameters, fills the row ring, picks tiles.
 
-use super::grouped;
 use super::params::{Channels, fill_channels};
-use super::plan::{Geometry, Plan, Taste, next_kind, pick};
+use super::plan::{Geometry, Plan, Taste, next_kind, picks_fill};
 use super::ring::{Ring, Rows};
 use super::simd::Simd;
+use super::store::is_limited;
 use super::tile::{FETCHED, Kind, MAX_KERNEL, Row, Tile};
+use super::{depthwise, grouped};
 use crate::kernels::k8n16::STEP;
 use crate::kernels::{ConvCall, Params, k8n16, params_len, scalar};
 use crate::op::{ConvShape, Layout};
@@ -45,6 +46,9 @@ fn entries(blocks: k8n16::Blocks) -> usize {
 pub(super) fn scratch_len<S: Simd>(shape: &ConvShape) -> usize {
     if let Some(form) = k8n16::Grouped::of(shape) {
         return grouped::scratch_len(shape, &form);
+    }
+    if let Some(form) = k8n16::Depthwise::of(shape) {
+        return depthwise::scratch_len(shape, &form);
     }
     let parts = k8n16::Parts::of(shape);
     needed::<S>(&parts, &Ring::new(&parts.shape, S::UNIT, usize::from(shape.in_c)))
@@ -93,6 +97,10 @@ pub(super) unsafe fn run<S: Simd>(call: &mut ConvCall<'_>) {
     if let Some(form) = k8n16::Grouped::of(&call.conv.shape) {
         // SAFETY: as promised by the caller.
         return unsafe { grouped::run::<S>(call, &form) };
+    }
+    if let Some(form) = k8n16::Depthwise::of(&call.conv.shape) {
+        // SAFETY: as promised by the caller.
+        return unsafe { depthwise::run::<S>(call, &form) };
     }
     let parts = k8n16::Parts::of(&call.conv.shape);
     let ring = Ring::new(&parts.shape, S::UNIT, usize::from(call.conv.shape.in_c));
@@ -176,6 +184,7 @@ unsafe fn run_checked<S: Simd>(call: &mut ConvCall<'_>, parts: &k8n16::Parts, ri
         accumulate: conv.accumulate,
         raw: conv.raw,
         limits: conv.limits,
+        limited: is_limited(conv),
     };
     // SAFETY: the instruction set is there, and all slices have been checked against the shape.
     unsafe {
@@ -235,16 +244,13 @@ fn reads_in_place<S: Simd>(shape: &ConvShape, border: [u8; 4]) -> bool {
 
 /// Whether tiles for all blocks of channels end where a row of `pixels` does.
 fn tiles_fit<S: Simd>(blocks: k8n16::Blocks, taste: Taste, pixels: usize) -> bool {
-    let mut done = 0;
+    let (mut done, mut seen) = (0, ptr::null());
     while let Some(kind) = next_kind::<S>(blocks, done, taste) {
-        let mut left = pixels;
-        while left > 0 {
-            match left.checked_sub(pick(kind.widths, left).pixels) {
-                Some(rest) => left = rest,
-                None => return false,
-            }
+        // Most blocks have the kind of those before them.
+        if !ptr::eq(seen, kind) && !picks_fill(kind.widths, pixels) {
+            return false;
         }
-        done += kind.blocks;
+        (done, seen) = (done + kind.blocks, ptr::from_ref(kind));
         if kind.tail {
             break;
         }

@@ -12,7 +12,7 @@ use super::params::{Channels, fill_grouped};
 use super::plan::{Geometry, Plan};
 use super::ring::{Ring, Rows};
 use super::simd::{REACH, Simd};
-use super::store::finish;
+use super::store::{finish, is_limited};
 use super::tile::{Accumulators, MAX_KERNEL, Row, Tile, start};
 use crate::kernels::k8n16::{Grouped, STEP};
 use crate::kernels::{ConvCall, Params, scalar};
@@ -99,6 +99,7 @@ unsafe fn run_checked<S: Simd>(call: &mut ConvCall<'_>, form: &Grouped, pre_shif
         accumulate: conv.accumulate,
         raw: conv.raw,
         limits: conv.limits,
+        limited: is_limited(conv),
     };
     // SAFETY: the instruction set is there, and the slices fit the shape.
     unsafe { layer.run::<S>(&mut row, &ring, slots, Rows { input: call.input, border }) }

@@ -1,7 +1,8 @@
 //! x86-64 kernels over the layout `k8n16`.
 //!
-//! One generic convolution (`conv`, `plan`, `ring`, `params`, `tile`, `store`; `grouped` for groups) is compiled for each vector unit; what a unit has to offer
-//! is the trait `simd::Simd`. Shortcuts use the same trait; pooling is the portable code, compiled again for the unit;
+//! One generic convolution (`conv`, `plan`, `ring`, `params`, `tile`, `store`; `grouped` for
+//! groups, `depthwise` for depthwise windows) is compiled for each vector unit; what a unit has to offer is the trait
+//! `simd::Simd`. Shortcuts use the same trait; pooling is the portable code, compiled again for the unit;
 //! dense layers need no more than AVX2.
 //!
 //! | backend | instruction | pixels by channels |
@@ -17,7 +18,9 @@ mod avx256;
 mod avx512;
 mod conv;
 mod dense;
+mod depthwise;
 mod grouped;
+mod max_pool;
 mod params;
 mod plan;
 mod ring;

@@ -5,6 +5,7 @@ use super::simd::Simd;
 use super::tile::{Kind, Place, Width};
 use crate::kernels::k8n16;
 use crate::op::ConvShape;
+use core::mem::MaybeUninit;
 use core::ptr;
 
 /// What places depend on.
@@ -26,14 +27,14 @@ pub(super) struct Plan {
     kind: *const Kind,
     from: usize,
     to: usize,
-    places: [Place; 20],
+    /// `count` of them have been written.
+    places: [MaybeUninit<Place>; 20],
     count: usize,
 }
 
 impl Plan {
     pub(super) fn new() -> Self {
-        let nowhere = Place { run: |_| (), start: 0, steps: [0; 3], at: 0, pixels: 0 };
-        Plan { kind: ptr::null(), from: 0, to: 0, places: [nowhere; 20], count: 0 }
+        Plan { kind: ptr::null(), from: 0, to: 0, places: [const { MaybeUninit::uninit() }; 20], count: 0 }
     }
 
     /// Tiles of a row from column `from` on, and where they end.
@@ -47,7 +48,9 @@ impl Plan {
         if !(self.from == from && self.count > 0 && ptr::eq(self.kind, kind)) {
             self.fill(&geometry(), kind, from);
         }
-        (&self.places[..self.count], self.to)
+        let places: *const [MaybeUninit<Place>] = &self.places[..self.count];
+        // SAFETY: `fill` has written so many, and they have the layout of `Place`.
+        (unsafe { &*(places as *const [Place]) }, self.to)
     }
 
     #[cold]
@@ -59,7 +62,7 @@ impl Plan {
                 return;
             }
             let width = pick(kind.widths, left);
-            *place = Place {
+            let place = place.write(Place {
                 run: width.run,
                 start: self.to * row.distance,
                 steps: if row.skip_columns && width.pixels <= left {
@@ -69,7 +72,7 @@ impl Plan {
                 },
                 at: self.to * row.out_pixel,
                 pixels: width.pixels.min(left),
-            };
+            });
             self.to += place.pixels;
             self.count += 1;
         }
@@ -122,6 +125,14 @@ pub(super) fn pick(widths: &'static [Width], left: usize) -> &'static Width {
     exact.or_else(|| widths.iter().find(good)).or_else(|| widths.iter().find(|w| w.pixels <= left)).unwrap_or(least)
 }
 
+/// Whether the tiles that [`pick`] chooses, one after the other, end exactly where a row of `pixels` does.
+pub(super) fn picks_fill(widths: &[Width], pixels: usize) -> bool {
+    // It takes the widest one until few pixels are left, and those exactly if that is possible at all.
+    let widest = widths[0].pixels;
+    let first = pixels.saturating_sub(4 * widest).div_ceil(widest);
+    fills(widths, pixels - first * widest)
+}
+
 /// Whether tiles can fill `pixels` exactly.
 fn fills(widths: &[Width], pixels: usize) -> bool {
     if widths.iter().any(|w| pixels.is_multiple_of(w.pixels)) {
@@ -138,4 +149,36 @@ fn fills(widths: &[Width], pixels: usize) -> bool {
         }
     }
     filled >> pixels & 1 > 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn width(pixels: usize) -> Width {
+        Width { pixels, run: |_| () }
+    }
+
+    #[test]
+    fn rows_are_filled_as_tiles_are_picked() {
+        const SETS: [&[Width]; 5] = [
+            &[width(8), width(7), width(4)],
+            &[width(6), width(5), width(4), width(3)],
+            &[width(16), width(8), width(7), width(4)],
+            &[width(6), width(4)],
+            &[width(5)],
+        ];
+        for (set, widths) in SETS.into_iter().enumerate() {
+            let mut filled = 0;
+            for pixels in 1..300 {
+                let mut left: usize = pixels;
+                while let Some(rest) = left.checked_sub(pick(widths, left).pixels) {
+                    left = rest;
+                }
+                assert_eq!(picks_fill(widths, pixels), left == 0, "{pixels} pixels, set {set}");
+                filled += usize::from(left == 0);
+            }
+            assert!(filled > 50 && filled < 299, "set {set}: {filled}");
+        }
+    }
 }

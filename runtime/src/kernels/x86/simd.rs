@@ -33,6 +33,8 @@ pub(super) trait Simd: 'static {
     const KINDS: &'static [Kind];
     /// Tiles of a block of 16 channels of 3x3 convolutions with groups, for strides of 1 and 2.
     const GROUPED: [&'static Kind; 2];
+    /// Tiles of a block of 16 channels of depthwise 3x3 convolutions, for strides of 1 and 2.
+    const DEPTHWISE: [&'static Kind; 2];
 
     /// Reads 16 i32 values.
     unsafe fn acc(from: *const i32) -> Self::Acc;
@@ -51,6 +53,8 @@ pub(super) trait Simd: 'static {
     unsafe fn lanes(channels: &Channels) -> Self::Quads;
     /// Four inputs for each accumulator: those that `lanes` says, in fours from `from` on. Reads [`REACH`] bytes.
     unsafe fn pick(from: *const u8, lanes: Self::Quads) -> Self::Picked;
+    /// The next 16 bytes of each of three rows as the first three inputs of each accumulator, the fourth of which is zero.
+    unsafe fn stack(rows: [*const u8; 3]) -> Self::Picked;
     /// Adds the products of each accumulator's own four inputs, exactly.
     unsafe fn dot_picked(acc: Self::Acc, inputs: Self::Picked, weights: Self::Weights) -> Self::Acc;
 
@@ -79,12 +83,16 @@ pub(super) trait Simd: 'static {
     unsafe fn add(a: Self::Lanes, b: Self::Lanes) -> Self::Lanes;
     /// Words limited to `min..=max`.
     unsafe fn clamp(v: Self::Lanes, min: Self::Lanes, max: Self::Lanes) -> Self::Lanes;
+    /// Words of at least `min`.
+    unsafe fn raise(v: Self::Lanes, min: Self::Lanes) -> Self::Lanes;
     /// Words halved, half up.
     unsafe fn halve(words: Self::Lanes) -> Self::Lanes;
     /// Signed words of the low and of the high eight bytes of each lane; those of `hi` are moved by +128.
     unsafe fn join(hi: Self::Lanes, lo: Self::Lanes) -> [Self::Lanes; 2];
     /// The low and the high eight bytes of each lane as words, doubled.
     unsafe fn doubled(bytes: Self::Lanes) -> [Self::Lanes; 2];
+    /// Words saturated to unsigned bytes: low and high eight bytes of each lane.
+    unsafe fn bytes(words: [Self::Lanes; 2]) -> Self::Lanes;
     /// Words saturated to unsigned bytes and limited to `min..=max`: low and high eight bytes of each lane.
     unsafe fn narrow(words: [Self::Lanes; 2], min: u8, max: u8) -> Self::Lanes;
     /// High and low bytes of words: what [`Simd::join`] undoes.

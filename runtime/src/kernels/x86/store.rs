@@ -7,7 +7,7 @@ use super::params::Channels;
 use super::simd::Simd;
 use super::tile::{Accumulators, Tile};
 use crate::arith::{add_narrow, add_raw, add_wide, join, split};
-use crate::op::Limits;
+use crate::op::{Conv, Limits};
 use core::hint::black_box;
 
 /// Activations are kept as unsigned bytes, see [`crate::op::Layout::plane_flip`].
@@ -210,7 +210,8 @@ unsafe fn add_wide_words<S: Simd, F: Form>(t: Tile<'_>, mut base: S::Lanes, mut 
             words = S::add(base, words);
             base = S::splat(t.row.limits.zero);
         }
-        S::clamp(S::add(S::add(base, words), words), S::splat(t.row.limits.min), S::splat(t.row.limits.max))
+        let (sum, min) = (S::add(S::add(base, words), words), S::splat(t.row.limits.min));
+        if t.row.limited { S::clamp(sum, min, S::splat(t.row.limits.max)) } else { S::raise(sum, min) }
     }
 }
 
@@ -218,6 +219,20 @@ unsafe fn add_wide_words<S: Simd, F: Form>(t: Tile<'_>, mut base: S::Lanes, mut 
 #[inline(always)]
 pub(super) fn byte_limits(limits: Limits) -> [u8; 2] {
     [limits.min, limits.max].map(|limit| limit as u8 ^ FLIP)
+}
+
+/// Whether outputs have limits that saturation does not keep by itself, or, for wide ones, such an upper limit: those of
+/// activations that end in a ReLU are usually the type's own.
+pub(super) fn is_limited(conv: &Conv) -> bool {
+    if conv.out.lo.is_some() { conv.limits.max < i16::MAX } else { byte_limits(conv.limits) != [0, u8::MAX] }
+}
+
+/// Words of a narrow output as bytes within its limits.
+#[inline(always)]
+unsafe fn limit<S: Simd>(t: Tile<'_>, words: [S::Lanes; 2]) -> S::Lanes {
+    let [min, max] = byte_limits(t.row.limits);
+    // SAFETY: only the instruction set is asked for.
+    unsafe { if t.row.limited { S::narrow(words, min, max) } else { S::bytes(words) } }
 }
 
 /// Stores block `B` of group `Q` of `PIXELS` pixels, if there are so many of either.
@@ -257,8 +272,7 @@ unsafe fn store_words<S: Simd, F: Form>(t: Tile<'_>, [a, b]: [S::Lanes; 2], at: 
             let zero = S::splat(2 * (t.row.limits.zero + 128));
             let base = if F::ACCUMULATE { S::doubled(S::load(hi, stride, count)) } else { [zero; 2] };
             let sums = [S::halve(S::add(base[0], a)), S::halve(S::add(base[1], b))];
-            let [min, max] = byte_limits(t.row.limits);
-            S::store(hi, stride, count, S::narrow(sums, min, max));
+            S::store(hi, stride, count, limit::<S>(t, sums));
         }
     }
 }
@@ -294,8 +308,7 @@ unsafe fn store_tail<S: Simd, F: Form, const MR: usize, const NB: usize, const Q
             let zero = S::splat(2 * (t.row.limits.zero + 128));
             let base = if F::ACCUMULATE { S::doubled(S::load_half(hi, out_c, count))[0] } else { zero };
             let sum = S::halve(S::add(base, words));
-            let [min, max] = byte_limits(t.row.limits);
-            S::store_half(hi, out_c, count, S::narrow([sum, sum], min, max));
+            S::store_half(hi, out_c, count, limit::<S>(t, [sum, sum]));
         }
     }
 }

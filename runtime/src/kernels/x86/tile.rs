@@ -76,6 +76,8 @@ pub(super) struct Row {
     /// See [`crate::op::Conv::raw`].
     pub(super) raw: bool,
     pub(super) limits: Limits,
+    /// See [`super::store::is_limited`].
+    pub(super) limited: bool,
 }
 
 /// Where a tile lies in its row.

@@ -1,0 +1,10 @@
+//! The `ride-compile` binary as a user runs it: every verb, JSON shapes, bad input, exit codes, nothing left behind.
+
+mod bench;
+mod build;
+mod inspect;
+mod listings;
+mod mobile;
+mod run;
+mod support;
+mod verify;

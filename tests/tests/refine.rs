@@ -1,0 +1,131 @@
+//! Refinement of synthetic networks: never further from the float network, the same on any number of threads.
+
+use std::borrow::Cow;
+
+use anyhow::Result;
+use ride_compiler::calibration;
+use ride_compiler::lower::{self, ClassInfo, Request};
+use ride_compiler::memory::AlignedBytes;
+use ride_compiler::network::Network;
+use ride_compiler::reference::{Image, Policy as FloatPolicy, Scratch};
+use ride_compiler::refine::{self, Images, Refined};
+use ride_runtime::{Model, Policy, Session};
+use ride_tests::built;
+use ride_tests::exercise::Arena;
+use ride_tests::synthetic::{Recipe, picture};
+
+/// Pictures to refine with; calibration has others.
+const PICTURES: std::ops::Range<usize> = 2000..2048;
+/// Pictures that neither has seen.
+const UNSEEN: std::ops::Range<u32> = 5000..5040;
+
+/// Refines `network` for a target with this width of the residual stream on so many threads; also the artifact.
+fn refined(network: &Network, (target, bits): (&str, u8), threads: usize) -> Result<(Refined, Vec<u8>)> {
+    let table = built::table(network)?;
+    let target = ride_targets::find(target)?;
+    let fingerprint = calibration::fingerprint(network);
+    let classes = ClassInfo::default();
+    let request = Request {
+        network,
+        table: &table,
+        target: &target,
+        residual_bits: bits,
+        classes: &classes,
+        resize_short: None,
+        fingerprint: &fingerprint,
+    };
+    let indices: Vec<usize> = PICTURES.collect();
+    let pixels = |seed: usize| Ok(Cow::Owned(picture(network, seed as u32)));
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
+    let images = Images { indices: &indices, pixels: &pixels };
+    let refined = pool.install(|| refine::refine(&request, &images, &|_| ()))?;
+    let bytes = refined.compile(&request)?;
+    if !refined.report.used {
+        assert_eq!(bytes, lower::compile(&request)?);
+    }
+    Ok((refined, bytes))
+}
+
+#[test]
+fn every_kind_of_network_can_be_refined() {
+    let (mut used, mut all) = (0, 0);
+    for (name, recipe) in Recipe::all() {
+        let network = recipe.network();
+        for (target, bits) in [("x86-64", 16), ("cortex-m4", 8)] {
+            let (refined, bytes) = refined(&network, (target, bits), 2).unwrap_or_else(|e| panic!("{name}: {e:#}"));
+            let report = &refined.report;
+            assert!(report.rounding_left <= 1.0, "{name}: {report:?}");
+            assert!(!report.used || report.refined_db > report.nearest_db, "{name}: {report:?}");
+            used += usize::from(report.used);
+            all += 1;
+            let bytes = AlignedBytes::copy_of(&bytes);
+            let model = Model::parse(&bytes).expect("a valid artifact");
+            let mut arena = Arena::new(model, 0);
+            let mut session = Session::new(model, arena.lend()).expect("a session");
+            session.self_test(&mut vec![0; model.input_len()]).expect("the golden vectors");
+        }
+    }
+    // Networks of a few channels may be lucky with plain rounding, and one has features of zero only.
+    assert!(4 * used >= 3 * all, "{used} of {all}");
+}
+
+#[test]
+fn the_number_of_threads_changes_nothing() {
+    for recipe in [Recipe::cifar(), Recipe::next()] {
+        let network = recipe.network();
+        let (one, bytes) = refined(&network, ("portable", 16), 1).expect("a refined network");
+        let (many, again) = refined(&network, ("portable", 16), 5).expect("a refined network");
+        assert_eq!(one, many);
+        assert_eq!(bytes, again);
+    }
+}
+
+/// Squared error of the mean logits on pictures that nothing was fitted to.
+fn error(network: &Network, artifact: &[u8]) -> f64 {
+    let executor = built::float(network).expect("a float network");
+    let bytes = AlignedBytes::copy_of(artifact);
+    let model = Model::parse(&bytes).expect("a valid artifact");
+    let mut arena = Arena::new(model, 0);
+    let mut session = Session::new(model, arena.lend()).expect("a session");
+    let mut scratch = Scratch::default();
+    let mut sum = 0.0;
+    for seed in UNSEEN {
+        let pixels = picture(network, seed);
+        let float = executor.forward(Image::Pixels(&pixels), FloatPolicy::All, &mut scratch, None).expect("logits");
+        let int8 = session.classify(&pixels, Policy::All).expect("an answer");
+        let both = float.mean_logits.iter().zip(int8.logits);
+        sum += both.map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>();
+    }
+    sum
+}
+
+#[test]
+fn unseen_pictures_gain_as_well() {
+    let (mut before, mut after) = (0.0, 0.0);
+    for recipe in [Recipe::cifar(), Recipe::pooled(), Recipe::bottleneck()] {
+        let network = recipe.network();
+        let table = built::table(&network).expect("a table");
+        let plain = built::compile(&network, &table, "x86-64", 16).expect("an artifact");
+        let (refined, bytes) = refined(&network, ("x86-64", 16), 2).expect("a refined network");
+        assert!(refined.report.used);
+        let (plain, refined) = (error(&network, &plain), error(&network, &bytes));
+        assert!(refined < 1.1 * plain, "{refined} after, {plain} before");
+        before += plain.ln();
+        after += refined.ln();
+    }
+    assert!(after < before - 0.3, "{after} after, {before} before");
+}
+
+#[test]
+fn copies_of_residuals_change_no_float_result() {
+    let network = Recipe::cifar().network();
+    let (refined, _) = refined(&network, ("x86-64", 16), 2).expect("a refined network");
+    let run = |network: &Network| {
+        let executor = built::float(network).expect("a float network");
+        let pixels = picture(network, 9);
+        executor.forward(Image::Pixels(&pixels), FloatPolicy::All, &mut Scratch::default(), None).expect("logits")
+    };
+    assert_eq!(run(&network), run(&refined.network));
+    let nodes = |n: &Network| n.stem.nodes.len() + n.experts.iter().map(|e| e.trunk.nodes.len()).sum::<usize>();
+    assert_eq!(nodes(&refined.network), nodes(&network) + refined.report.copies);
+}
