@@ -8,12 +8,20 @@ use ride_runtime::{Model, Outcome, PartId, Policy, golden};
 
 /// What operations wrote, with activations as plain int8 bits.
 #[derive(Default)]
-struct Outputs(Vec<(PartId, usize, Vec<u8>, Option<Vec<u8>>)>);
+struct Outputs(Vec<Written>);
+
+#[derive(PartialEq)]
+struct Written {
+    part: PartId,
+    index: usize,
+    hi: Vec<u8>,
+    lo: Option<Vec<u8>>,
+}
 
 impl Probe for Outputs {
     fn after(&mut self, part: PartId, index: usize, _: &Step, output: Output<'_>) {
         let hi = output.hi.iter().map(|b| b ^ output.flip).collect();
-        self.0.push((part, index, hi, output.lo.map(<[u8]>::to_vec)));
+        self.0.push(Written { part, index, hi, lo: output.lo.map(<[u8]>::to_vec) });
     }
 }
 
@@ -63,10 +71,10 @@ fn compare(model: Model<'_>, device: &Device, path: Path, pixels: &[u8]) -> Resu
     let got = Answer::from(by_op.classify_probed(pixels, Policy::All, &mut traced).map_err(|e| e.to_string())?);
     for (want, got) in outputs.0.iter().zip(&traced.0) {
         if want != got {
-            let step = model.part(want.0).and_then(|p| p.step(want.1));
+            let step = model.part(want.part).and_then(|p| p.step(want.index));
             let name = step.map_or("", |s| model.name(&s));
             let kind = step.map_or("", |s| s.op.kind());
-            return Err(format!("{:?} {name} ({kind}) differs from the CPU", want.0));
+            return Err(format!("{:?} {name} ({kind}) differs from the CPU", want.part));
         }
     }
     if got != want || outputs.0.len() != traced.0.len() {
