@@ -286,7 +286,7 @@ fn timed(session: &mut Session<'_, '_>, image: &[u8], policy: Policy) -> Result<
 
 impl Latency {
     /// Of samples in nanoseconds; zeros if there are none.
-    fn of(samples: &[u64]) -> Self {
+    pub fn of(samples: &[u64]) -> Self {
         let mut sorted = samples.to_vec();
         sorted.sort_unstable();
         let us = |ns: Option<&u64>| ns.map_or(0.0, |&ns| ns as f64 / 1e3);

@@ -245,8 +245,8 @@ fn largest(values: &[[u8; 4]], top: &mut [[u8; 4]]) {
     }
 }
 
-/// Class with the largest mean logit; the first one of equals.
-pub(crate) fn best_class(logits: &[u8]) -> usize {
+/// Class with the largest mean logit (binary32, little-endian); the first one of equals.
+pub fn best_class(logits: &[u8]) -> usize {
     let mut best = (0, f32::NEG_INFINITY);
     for (class, v) in logits.as_chunks().0.iter().enumerate() {
         let v = f32::from_le_bytes(*v);

@@ -202,15 +202,18 @@ impl<'m> Model<'m> {
         }
     }
 
-    pub(crate) fn logits(&self) -> core::ops::Range<usize> {
+    /// Where the mean logits lie in the arena (binary32).
+    pub fn logits(&self) -> core::ops::Range<usize> {
         self.region(field::LOGITS, 4 * self.classes())
     }
 
-    pub(crate) fn sum(&self) -> core::ops::Range<usize> {
+    /// Where the sum of the logits of the experts that have run lies in the arena (binary32).
+    pub fn sum(&self) -> core::ops::Range<usize> {
         self.region(field::SUM, 4 * self.classes())
     }
 
-    pub(crate) fn feature(&self) -> core::ops::Range<usize> {
+    /// Where the pooled feature lies in the arena, its inverse norm included.
+    pub fn feature(&self) -> core::ops::Range<usize> {
         self.region(field::FEATURE, feature_norm_at(usize::from(u16_at(self.head, field::FEATURES))) + 4)
     }
 
@@ -578,7 +581,8 @@ impl<'m> Part<'m> {
         (0..).map_while(move |i| part.step(i))
     }
 
-    pub(crate) fn constants(&self, s: Span) -> &'m [u8] {
+    /// Constants of one of the part's operations.
+    pub fn constants(&self, s: Span) -> &'m [u8] {
         span(self.bytes, s).unwrap_or_default()
     }
 

@@ -37,6 +37,10 @@ const FILES: &[(&str, &str)] = data_files![
     "cortex-m7",
     "cortex-m33",
     "cortex-m55",
+    "jetson-nano",
+    "jetson-tx2",
+    "jetson-xavier",
+    "jetson-orin",
     "portable",
 ];
 

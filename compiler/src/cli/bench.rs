@@ -4,16 +4,16 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use ride_calibrate::data::Split;
 use ride_compiler::artifact_file::ArtifactFile;
 use ride_compiler::bench::{self, Latency, OpTime, Report, Settings};
 use serde::Serialize;
 
-use super::devices;
 use super::inputs::{self, DataArgs};
 use super::table::{Table, millions};
 use super::ui::Ui;
+use super::{devices, gpu};
 
 /// Measure latency against the number of experts
 ///
@@ -29,6 +29,7 @@ Examples:
   ride-compile bench my-ride.ride --data cifar-100-binary --seconds 10
   ride-compile bench my-ride.ride --profile
   ride-compile bench my-ride.ride --threads 2
+  ride-compile bench my-ride.ride --device cuda
   ride-compile bench my-ride.ride --json > host.json
   ride-compile bench my-ride.ride --import host.json cortex-m4.json raspberry-pi.json")]
 pub(crate) struct BenchArgs {
@@ -44,6 +45,9 @@ pub(crate) struct BenchArgs {
     /// Threads that share each inference; the results do not depend on it
     #[arg(long, value_name = "N", default_value_t = 1)]
     threads: usize,
+    /// Where to measure: this machine's processor, or its NVIDIA GPU (whose driver is looked for)
+    #[arg(long, value_enum, default_value_t = Place::Cpu, conflicts_with_all = ["threads", "kernel", "import"])]
+    device: Place,
     /// Kernels to use instead of the fastest, by instruction set or name; `inspect` lists them
     #[arg(long, value_name = "NAME")]
     kernel: Option<String>,
@@ -58,6 +62,12 @@ pub(crate) struct BenchArgs {
     import: Vec<PathBuf>,
     #[command(flatten)]
     data: DataArgs,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Place {
+    Cpu,
+    Cuda,
 }
 
 #[derive(Clone, Copy)]
@@ -120,6 +130,10 @@ pub(crate) fn run(args: &BenchArgs, ui: &mut Ui) -> Result<()> {
         }
         None => (bench::synthetic_images(model), "synthetic".to_owned()),
     };
+    if args.device == Place::Cuda {
+        let (time, experts, profile) = (settings.time, settings.experts, args.profile);
+        return gpu::run(&gpu::Setup { model, images: &images, source, time, experts, profile }, ui);
+    }
     let bar = ui.progress("measuring");
     let report = bench::bench(model, &images, &settings, &|share| bar.share(share))?;
     let profile = args.profile.then(|| bench::profile(model, &images, &settings, &|share| bar.share(share)));

@@ -8,6 +8,7 @@ mod completions;
 mod devices;
 mod distill;
 mod exit;
+mod gpu;
 mod inputs;
 mod inspect;
 mod interrupt;

@@ -1,0 +1,67 @@
+//! Time against the number of experts.
+
+use std::time::Instant;
+
+use ride_cuda::{Device, Executor, Options, Session};
+use ride_runtime::{Model, Policy, golden};
+
+use crate::board;
+
+/// Median and 99th percentile of a policy in microseconds, copy of the image and waiting for the answer included.
+fn measure(session: &mut Session<'_>, pixels: &[u8], policy: Policy, count: usize) -> Result<(f64, f64), String> {
+    let mut times = Vec::with_capacity(count);
+    for n in 0..count + 10 {
+        let start = Instant::now();
+        session.classify(pixels, policy).map_err(|e| e.to_string())?;
+        // The first runs warm clocks and caches up.
+        if n >= 10 {
+            times.push(start.elapsed().as_secs_f64() * 1e6);
+        }
+    }
+    times.sort_by(f64::total_cmp);
+    Ok((times[count / 2], times[(count * 99 / 100).min(count - 1)]))
+}
+
+fn quoted(text: &str) -> String {
+    let plain = text.chars().map(|c| if c.is_control() || c == '"' || c == '\\' { ' ' } else { c });
+    format!("\"{}\"", plain.collect::<String>())
+}
+
+fn or_null<T: std::fmt::Display>(value: Option<T>) -> String {
+    value.map_or("null".to_owned(), |v| v.to_string())
+}
+
+/// Writes one JSON object: the board, then a row for each executor and number of experts.
+pub(crate) fn run(model: Model<'_>, device: &Device, count: usize) -> Result<(), String> {
+    let facts = device.facts();
+    let (_, width, channels) = model.input();
+    let mut pixels = vec![0; model.input_len()];
+    golden::image(1, (width, channels), &mut pixels);
+    let mut rows = Vec::new();
+    let mut path = None;
+    for (name, executor) in [("persistent", Executor::Persistent), ("op-by-op", Executor::OpByOp)] {
+        let options = Options { executor, ..Options::default() };
+        let mut session = Session::with_options(model, device, options).map_err(|e| e.to_string())?;
+        path = Some(session.path().name());
+        let exactly = (1..=model.experts()).map(|n| (n.to_string(), Policy::Exactly(n)));
+        for (experts, policy) in exactly.chain([("routed".to_owned(), Policy::Routed)]) {
+            let (median, p99) = measure(&mut session, &pixels, policy, count)?;
+            rows.push(format!(
+                "    {{\"executor\": \"{name}\", \"experts\": \"{experts}\", \"median_us\": {median:.1}, \"p99_us\": {p99:.1}}}"
+            ));
+        }
+    }
+    println!("{{");
+    println!("  \"board\": {},", quoted(&board::name()));
+    println!("  \"gpu\": {},", quoted(&facts.name));
+    println!("  \"compute_capability\": \"{}.{}\",", facts.capability.0, facts.capability.1);
+    println!("  \"multiprocessors\": {},", facts.multiprocessors);
+    println!("  \"cuda_driver\": {},", facts.driver);
+    println!("  \"power_mode\": {},", board::power_mode().map_or("null".to_owned(), |m| quoted(&m)));
+    println!("  \"gpu_clock_hz\": {},", or_null(board::gpu_clock()));
+    println!("  \"gpu_clock_max_khz\": {},", facts.clock_khz);
+    println!("  \"path\": \"{}\",", path.unwrap_or("none"));
+    println!("  \"runs\": {count},");
+    println!("  \"rows\": [\n{}\n  ]\n}}", rows.join(",\n"));
+    Ok(())
+}

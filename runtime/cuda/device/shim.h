@@ -1,0 +1,97 @@
+// What CUDA's own headers would give: address spaces, thread numbers, barriers and the few instructions that C++ does not
+// have. Written for clang alone, so that regenerating the PTX needs no CUDA toolkit.
+#pragma once
+
+#define __global__ __attribute__((global))
+#define __device__ __attribute__((device))
+#define __shared__ __attribute__((shared))
+#define __launch_bounds__(n) __attribute__((launch_bounds(n)))
+#define INLINE static __device__ __attribute__((always_inline)) inline
+
+typedef signed char i8;
+typedef unsigned char u8;
+typedef short i16;
+typedef int i32;
+typedef unsigned u32;
+typedef long long i64;
+typedef unsigned long long u64;
+
+// Threads of a block; the host launches exactly this many.
+#define BLOCK 256u
+#define WARPS (BLOCK / 32)
+
+INLINE u32 thread() { return __nvvm_read_ptx_sreg_tid_x(); }
+INLINE u32 lane() { return thread() & 31; }
+INLINE u32 warp() { return thread() >> 5; }
+INLINE u32 block() { return __nvvm_read_ptx_sreg_ctaid_x(); }
+INLINE u32 blocks() { return __nvvm_read_ptx_sreg_nctaid_x(); }
+
+// Numbers of threads and warps over the whole grid. Neighbouring warps lie on different multiprocessors, so that a layer of
+// few tiles keeps all of them busy.
+INLINE u32 grid_warp() { return warp() * blocks() + block(); }
+INLINE u32 grid_warps() { return WARPS * blocks(); }
+INLINE u32 grid_thread() { return grid_warp() * 32 + lane(); }
+INLINE u32 grid_threads() { return BLOCK * blocks(); }
+
+// The memory clobber is what keeps loads behind it: clang's own builtin lets shared loads rise above the barrier.
+INLINE void block_barrier() { asm volatile("bar.sync 0;" ::: "memory"); }
+INLINE void warp_barrier() { asm volatile("bar.warp.sync 0xffffffff;" ::: "memory"); }
+INLINE void fence() { asm volatile("membar.gl;" ::: "memory"); }
+
+INLINE u32 load_volatile(const u32 *at)
+{
+    u32 value;
+    asm volatile("ld.volatile.u32 %0, [%1];" : "=r"(value) : "l"(at) : "memory");
+    return value;
+}
+
+INLINE void store_volatile(u32 *at, u32 value)
+{
+    asm volatile("st.volatile.u32 [%0], %1;" ::"l"(at), "r"(value) : "memory");
+}
+
+INLINE u32 atomic_add(u32 *at, u32 value)
+{
+    u32 before;
+    asm volatile("atom.add.u32 %0, [%1], %2;" : "=r"(before) : "l"(at), "r"(value) : "memory");
+    return before;
+}
+
+INLINE i32 shuffle_xor(i32 value, u32 mask)
+{
+    i32 other;
+    asm volatile("shfl.sync.bfly.b32 %0, %1, %2, 0x1f, 0xffffffff;" : "=r"(other) : "r"(value), "r"(mask));
+    return other;
+}
+
+// Sum over the 32 lanes of a warp, the same in each of them.
+INLINE i32 warp_sum(i32 value)
+{
+#pragma unroll
+    for (u32 mask = 16; mask; mask >>= 1)
+        value += shuffle_xor(value, mask);
+    return value;
+}
+
+INLINE u64 warp_sum64(u64 value)
+{
+#pragma unroll
+    for (u32 mask = 16; mask; mask >>= 1) {
+        u32 low = (u32)shuffle_xor((i32)(u32)value, mask);
+        u32 high = (u32)shuffle_xor((i32)(u32)(value >> 32), mask);
+        value += (u64)high << 32 | low;
+    }
+    return value;
+}
+
+// Towards zero, saturating, 0 for what is no number: Rust's `as i32`, which C++ leaves undefined.
+INLINE i32 truncate(float x)
+{
+    i32 value;
+    asm("cvt.rzi.s32.f32 %0, %1;" : "=r"(value) : "f"(x));
+    return value;
+}
+
+INLINE u32 min_u32(u32 a, u32 b) { return a < b ? a : b; }
+INLINE i32 clamp(i32 v, i32 low, i32 high) { return v < low ? low : v > high ? high : v; }
+INLINE u32 div_up(u32 a, u32 b) { return (a + b - 1) / b; }
