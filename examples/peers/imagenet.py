@@ -252,6 +252,8 @@ def for_peers(net, out, images):
 def make(options):
     out, images = options.out, pictures(64, 224)
     args = dict(num_classes=options.classes, num_experts=options.experts, reduce_dimension=True, use_norm=True)
+    if "EA" in options.arch:
+        args["top_choices_num"] = 30
     net = fill(Ride(options.arch, **args))
     with torch.no_grad():
         for norm in last_norms(net):
