@@ -6,7 +6,7 @@
 //!
 //! * every access lies in an allocation and is aligned;
 //! * with [`Machine::check_races`], accesses of different threads to the same byte, one of them a write, are ordered by
-//!   barriers or by fences and atomics (vector clocks of blocks, see [`crate::clock`]);
+//!   barriers or by fences and atomics (vector clocks of blocks, see `clock.rs`);
 //! * all lanes of a warp take part in warp-wide instructions, and no launch waits forever.
 //!
 //! [`driver`] dresses the machine up as a CUDA driver.
