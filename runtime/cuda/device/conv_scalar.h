@@ -5,12 +5,12 @@
 #if defined(RIDE_F32)
 // int8 products in binary32: exact while no partial sum reaches 2^24, which takes more than 1032 products of at most
 // 128 * 127. Sums move on to 32-bit integers every 256 words.
+INLINE bool full(u32 words) { return words % 256 == 0; }
+
 struct Sum {
     float part;
     i32 whole;
 };
-#define EXACT_WORDS 256u
-
 struct Quad {
     float v[4];
 };
@@ -50,7 +50,7 @@ INLINE i32 total(const Sum &sum) { return sum.whole; }
 struct Sum {
     i32 whole;
 };
-#define EXACT_WORDS 0xffffffffu
+INLINE bool full(u32) { return false; }
 typedef u32 Quad;
 INLINE Quad spread(u32 word) { return word; }
 INLINE void multiply(Sum &sum, Quad x, Quad w)
@@ -68,47 +68,78 @@ template <u32 PIXELS, u32 CHANNELS> struct Tile {
     Sum sum[PIXELS][CHANNELS];
 };
 
-template <u32 PIXELS, u32 CHANNELS>
-INLINE void multiply_words(const Program &p, const Op &op, Tile<PIXELS, CHANNELS> &tile, const Input &in)
-{
-    const Tap *taps = constants<Tap>(p, op.taps);
-    const u32 *weights = constants<u32>(p, op.weights);
-    u32 columns = op.columns * op.groups, last = op.out_h * op.out_w - 1;
+// Words of the window and of the weights.
+template <u32 PIXELS, u32 CHANNELS> struct Words {
+    u32 x[PIXELS], w[CHANNELS];
+};
+
+// Where a thread's words come from.
+template <u32 PIXELS, u32 CHANNELS> struct Source {
+    Input in;
     Window window[PIXELS];
+    const Tap *taps;
+    const u32 *weights;
+    u32 columns; // of all groups
+};
+
+template <u32 PIXELS, u32 CHANNELS, bool WORD>
+INLINE Words<PIXELS, CHANNELS> fetch(const Source<PIXELS, CHANNELS> &from, const Tile<PIXELS, CHANNELS> &tile, u32 k)
+{
+    Tap tap = tap_at(from.taps, k);
+    Words<PIXELS, CHANNELS> words;
 #pragma unroll
     for (u32 i = 0; i < PIXELS; ++i)
-        window[i] = window_of(op, min_u32(tile.pixel[i], last));
-#pragma unroll 1
-    for (u32 first = 0; first < op.words; first += EXACT_WORDS) {
-        u32 end = op.words - first > EXACT_WORDS ? first + EXACT_WORDS : op.words;
-#pragma unroll 1
-        for (u32 k = first; k < end; ++k) {
-            Quad x[PIXELS], w[CHANNELS];
-            Tap tap = taps[k];
+        words.x[i] = word_at<WORD>(from.in, from.window[i], tap);
 #pragma unroll
-            for (u32 i = 0; i < PIXELS; ++i)
-                x[i] = spread(word_at(op, in, window[i], tap));
+    for (u32 j = 0; j < CHANNELS; ++j)
+        words.w[j] = from.weights[k * from.columns + tile.column[j]];
+    return words;
+}
+
+template <u32 PIXELS, u32 CHANNELS>
+INLINE void multiply_tile(Tile<PIXELS, CHANNELS> &tile, const Words<PIXELS, CHANNELS> &words, u32 flip)
+{
+    Quad w[CHANNELS];
 #pragma unroll
-            for (u32 j = 0; j < CHANNELS; ++j)
-                w[j] = spread(weights[k * columns + tile.column[j]]);
+    for (u32 j = 0; j < CHANNELS; ++j)
+        w[j] = spread(words.w[j]);
 #pragma unroll
-            for (u32 i = 0; i < PIXELS; ++i)
+    for (u32 i = 0; i < PIXELS; ++i) {
+        Quad x = spread(words.x[i] ^ flip);
 #pragma unroll
-                for (u32 j = 0; j < CHANNELS; ++j)
-                    multiply(tile.sum[i][j], x[i], w[j]);
-        }
-#pragma unroll
-        for (u32 i = 0; i < PIXELS; ++i)
-#pragma unroll
-            for (u32 j = 0; j < CHANNELS; ++j)
-                settle(tile.sum[i][j]);
-        if (EXACT_WORDS == 0xffffffffu)
-            break;
+        for (u32 j = 0; j < CHANNELS; ++j)
+            multiply(tile.sum[i][j], x, w[j]);
     }
 }
 
+template <u32 PIXELS, u32 CHANNELS> INLINE void settle_tile(Tile<PIXELS, CHANNELS> &tile)
+{
+#pragma unroll
+    for (u32 i = 0; i < PIXELS; ++i)
+#pragma unroll
+        for (u32 j = 0; j < CHANNELS; ++j)
+            settle(tile.sum[i][j]);
+}
+
+template <u32 PIXELS, u32 CHANNELS, bool WORD>
+INLINE void multiply_words(const Op &op, Tile<PIXELS, CHANNELS> &tile, const Source<PIXELS, CHANNELS> &from)
+{
+    // Loads of the next words are under way while these are multiplied.
+    Words<PIXELS, CHANNELS> now = fetch<PIXELS, CHANNELS, WORD>(from, tile, 0);
+#pragma unroll 1
+    for (u32 k = 1; k < op.words; ++k) {
+        Words<PIXELS, CHANNELS> next = fetch<PIXELS, CHANNELS, WORD>(from, tile, k);
+        multiply_tile(tile, now, from.in.flip);
+        now = next;
+        if (full(k))
+            settle_tile(tile);
+    }
+    multiply_tile(tile, now, from.in.flip);
+    settle_tile(tile);
+}
+
 // More than one channel a thread only without groups: all of a thread's channels read the same inputs.
-template <u32 PIXELS, u32 CHANNELS> INLINE void convolve_tiles(const Program &p, const Op &op)
+template <u32 PIXELS, u32 CHANNELS, bool WORD> INLINE void convolve_tiles(const Program &p, const Op &op)
 {
     u32 pixels = op.out_h * op.out_w, across = div_up(op.out_c, CHANNELS);
     u32 count = div_up(pixels, PIXELS) * across;
@@ -130,15 +161,25 @@ template <u32 PIXELS, u32 CHANNELS> INLINE void convolve_tiles(const Program &p,
             for (u32 j = 0; j < CHANNELS; ++j)
                 tile.sum[i][j] = Sum();
         }
-        multiply_words(p, op, tile, input_of(p, op, group));
+        Source<PIXELS, CHANNELS> from;
+        from.in = input_of(p, op, group);
+        from.taps = constants<Tap>(p, op.taps);
+        from.weights = constants<u32>(p, op.weights);
+        from.columns = op.columns * op.groups;
+#pragma unroll
+        for (u32 i = 0; i < PIXELS; ++i)
+            from.window[i] = window_of(op, min_u32(tile.pixel[i], pixels - 1));
+        multiply_words<PIXELS, CHANNELS, WORD>(op, tile, from);
         const Param *params = constants<Param>(p, op.params);
+        // A copy, because stores might change the original for all that the compiler knows.
+        const Op out = op;
 #pragma unroll
         for (u32 j = 0; j < CHANNELS; ++j) {
             Param param = params[tile.column[j]];
 #pragma unroll
             for (u32 i = 0; i < PIXELS; ++i)
-                if (tile.pixel[i] < pixels && tile.channel[j] < op.out_c)
-                    finish(op, param, p.arena, tile.pixel[i] * op.out_c + tile.channel[j], total(tile.sum[i][j]));
+                if (tile.pixel[i] < pixels && tile.channel[j] < out.out_c)
+                    finish(out, param, p.arena, tile.pixel[i] * out.out_c + tile.channel[j], total(tile.sum[i][j]));
         }
     }
 }
@@ -146,8 +187,8 @@ template <u32 PIXELS, u32 CHANNELS> INLINE void convolve_tiles(const Program &p,
 // `tile`: 0 for layers with few outputs or groups, 1 where there is enough work for every thread.
 INLINE void convolve(const Program &p, const Op &op)
 {
+    bool words = op.flags & WORDS;
     if (op.tile)
-        convolve_tiles<4, 4>(p, op);
-    else
-        convolve_tiles<2, 1>(p, op);
+        return words ? convolve_tiles<4, 4, true>(p, op) : convolve_tiles<4, 4, false>(p, op);
+    return words ? convolve_tiles<2, 1, true>(p, op) : convolve_tiles<2, 1, false>(p, op);
 }

@@ -8,77 +8,139 @@ union Staging {
     i32 sums[16 * 16]; // 16 pixels x 16 channels
 };
 
-INLINE u32 shared_address(const void *p) { return (u32)(u64)(const __attribute__((address_space(3))) void *)p; }
+// Words l % 4 of pixels l / 4 and 8 more: what lane l brings of 16 bytes of 16 pixels.
+struct Words {
+    u32 v[2];
+};
 
-INLINE void stage(const Op &op, const Input &in, const Tap *taps, const Window (&window)[2], Staging &staging)
+template <bool WORD> INLINE Words fetch(const Input &in, const Tap *taps, const Window (&window)[2], u32 k)
 {
-    // Lane l brings word l % 4 of pixels l / 4 and 8 more.
-    Tap tap = taps[lane() % 4];
+    Tap tap = tap_at(taps, 4 * k + lane() % 4);
+    Words words = {{word_at<WORD>(in, window[0], tap), word_at<WORD>(in, window[1], tap)}};
+    return words;
+}
+
+INLINE void stage(const Words &words, u32 flip, Staging &staging)
+{
 #pragma unroll
     for (u32 i = 0; i < 2; ++i)
-        staging.words[lane() / 4 + 8 * i][lane() % 4] = word_at(op, in, window[i], tap);
+        staging.words[lane() / 4 + 8 * i][lane() % 4] = words.v[i] ^ flip;
 }
 
-INLINE void wmma(i32 (&d)[8], const Staging &staging, const u8 *weights)
+struct Fragment {
+    u32 v[2];
+};
+
+struct Eight {
+    i32 v[8];
+};
+
+INLINE Fragment load_inputs(const Staging &staging)
 {
-    u32 a[2], b[2];
+    Fragment a;
     asm volatile("wmma.load.a.sync.aligned.row.m16n16k16.shared.s8 {%0,%1}, [%2], 16;"
-                 : "=r"(a[0]), "=r"(a[1])
+                 : "=r"(a.v[0]), "=r"(a.v[1])
                  : "r"(shared_address(&staging))
                  : "memory");
-    asm volatile("wmma.load.b.sync.aligned.col.m16n16k16.s8 {%0,%1}, [%2], 16;"
-                 : "=r"(b[0]), "=r"(b[1])
-                 : "l"(weights)
-                 : "memory");
-    asm volatile("wmma.mma.sync.aligned.row.col.m16n16k16.s32.s8.s8.s32 {%0,%1,%2,%3,%4,%5,%6,%7}, {%8,%9}, {%10,%11}, "
-                 "{%0,%1,%2,%3,%4,%5,%6,%7};"
-                 : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3]), "+r"(d[4]), "+r"(d[5]), "+r"(d[6]), "+r"(d[7])
-                 : "r"(a[0]), "r"(a[1]), "r"(b[0]), "r"(b[1]));
+    return a;
 }
 
-INLINE void store_sums(const i32 (&d)[8], Staging &staging)
+// Weights are constant: nothing has to happen before.
+INLINE Fragment load_weights(const u8 *weights)
+{
+    Fragment b;
+    asm volatile("wmma.load.b.sync.aligned.col.m16n16k16.s8 {%0,%1}, [%2], 16;"
+                 : "=r"(b.v[0]), "=r"(b.v[1])
+                 : "l"(weights));
+    return b;
+}
+
+INLINE void wmma(Eight &d, const Fragment &a, const Fragment &b)
+{
+    asm volatile("wmma.mma.sync.aligned.row.col.m16n16k16.s32.s8.s8.s32 {%0,%1,%2,%3,%4,%5,%6,%7}, {%8,%9}, {%10,%11}, "
+                 "{%0,%1,%2,%3,%4,%5,%6,%7};"
+                 : "+r"(d.v[0]), "+r"(d.v[1]), "+r"(d.v[2]), "+r"(d.v[3]), "+r"(d.v[4]), "+r"(d.v[5]), "+r"(d.v[6]),
+                   "+r"(d.v[7])
+                 : "r"(a.v[0]), "r"(a.v[1]), "r"(b.v[0]), "r"(b.v[1]));
+}
+
+INLINE void store_sums(const Eight &d, Staging &staging)
 {
     asm volatile("wmma.store.d.sync.aligned.row.m16n16k16.shared.s32 [%0], {%1,%2,%3,%4,%5,%6,%7,%8}, 16;" ::"r"(
                      shared_address(&staging)),
-                 "r"(d[0]), "r"(d[1]), "r"(d[2]), "r"(d[3]), "r"(d[4]), "r"(d[5]), "r"(d[6]), "r"(d[7])
+                 "r"(d.v[0]), "r"(d.v[1]), "r"(d.v[2]), "r"(d.v[3]), "r"(d.v[4]), "r"(d.v[5]), "r"(d.v[6]), "r"(d.v[7])
                  : "memory");
 }
 
+// Requantizes the staged sums of channels `column..column + 16` of a group.
+INLINE void finish_tile(const Program &p, Op op, const Staging &staging, u32 first, u32 group, u32 column)
+{
+    u32 c = column + lane() % 16;
+    if (c >= op.group_out)
+        return;
+    Param param = (constants<Param>(p, op.params) + group * op.columns)[c];
+    u32 rows = min_u32(16, op.out_h * op.out_w - first);
+#pragma unroll 1
+    for (u32 row = lane() / 16; row < rows; row += 2)
+        finish(op, param, p.arena, (first + row) * op.out_c + group * op.group_out + c,
+               staging.sums[row * 16 + lane() % 16]);
+}
+
+// A warp computes 16 pixels x 16 TILES channels.
+template <u32 TILES, bool WORD> INLINE void convolve_tiles(const Program &p, const Op &op, Staging &staging)
+{
+    u32 pixels = op.out_h * op.out_w, tiles = op.columns / 16, steps = op.words / 4;
+    u32 across = div_up(tiles, TILES), count = div_up(pixels, 16) * across * op.groups;
+    const Tap *taps = constants<Tap>(p, op.taps);
+#pragma unroll 1
+    for (u32 item = grid_warp(); item < count; item += grid_warps()) {
+        u32 down = item / (across * op.groups), rest = item - down * across * op.groups;
+        u32 group = rest / across, column = (rest - group * across) * TILES, first = down * 16;
+        Input in = input_of(p, op, group);
+        Window window[2] = {window_of(op, min_u32(first + lane() / 4, pixels - 1)),
+                            window_of(op, min_u32(first + lane() / 4 + 8, pixels - 1))};
+        const u8 *weights[TILES];
+        Eight sum[TILES];
+#pragma unroll
+        for (u32 j = 0; j < TILES; ++j) {
+            weights[j] = p.constants + op.weights + (u64)(group * tiles + min_u32(column + j, tiles - 1)) * steps * 256;
+            sum[j] = Eight();
+        }
+        // Loads of the next step are under way while this one is multiplied.
+        Words words = fetch<WORD>(in, taps, window, 0);
+#pragma unroll 1
+        for (u32 k = 0; k < steps; ++k) {
+            Fragment b[TILES];
+#pragma unroll
+            for (u32 j = 0; j < TILES; ++j)
+                b[j] = load_weights(weights[j] + 256 * k);
+            stage(words, in.flip, staging);
+            words = fetch<WORD>(in, taps, window, min_u32(k + 1, steps - 1));
+            warp_barrier();
+            Fragment a = load_inputs(staging);
+#pragma unroll
+            for (u32 j = 0; j < TILES; ++j)
+                wmma(sum[j], a, b[j]);
+            warp_barrier();
+        }
+#pragma unroll
+        for (u32 j = 0; j < TILES; ++j) {
+            store_sums(sum[j], staging);
+            warp_barrier();
+            if (column + j < tiles)
+                finish_tile(p, op, staging, first, group, (column + j) * 16);
+            warp_barrier();
+        }
+    }
+}
+
+// `tile`: 0 for layers with few outputs, 1 where there are enough for every warp.
 INLINE void convolve(const Program &p, const Op &op)
 {
     __shared__ __attribute__((aligned(128))) Staging shared[WARPS];
     Staging &staging = shared[warp()];
-    u32 pixels = op.out_h * op.out_w, across = op.columns / 16, steps = op.words / 4;
-    u32 count = div_up(pixels, 16) * across * op.groups;
-    const Tap *taps = constants<Tap>(p, op.taps);
-#pragma unroll 1
-    for (u32 item = grid_warp(); item < count; item += grid_warps()) {
-        u32 down = item / (across * op.groups), column = item - down * across * op.groups;
-        u32 group = column / across, first = down * 16;
-        Input in = input_of(p, op, group);
-        Window window[2] = {window_of(op, min_u32(first + lane() / 4, pixels - 1)),
-                            window_of(op, min_u32(first + lane() / 4 + 8, pixels - 1))};
-        const u8 *weights = p.constants + op.weights + (u64)column * steps * 256;
-        i32 sum[8] = {};
-#pragma unroll 1
-        for (u32 k = 0; k < steps; ++k) {
-            stage(op, in, taps + 4 * k, window, staging);
-            warp_barrier();
-            wmma(sum, staging, weights + 256 * k);
-            warp_barrier();
-        }
-        store_sums(sum, staging);
-        warp_barrier();
-        const Param *params = constants<Param>(p, op.params) + column * 16;
-        u32 c = (column - group * across) * 16 + lane() % 16;
-        if (c < op.group_out) {
-            Param param = params[lane() % 16];
-#pragma unroll 1
-            for (u32 row = lane() / 16; row < min_u32(16, pixels - first); row += 2) {
-                u32 at = (first + row) * op.out_c + group * op.group_out + c;
-                finish(op, param, p.arena, at, staging.sums[row * 16 + lane() % 16]);
-            }
-        }
-        warp_barrier();
-    }
+    bool words = op.flags & WORDS;
+    if (op.tile)
+        return words ? convolve_tiles<2, true>(p, op, staging) : convolve_tiles<2, false>(p, op, staging);
+    return words ? convolve_tiles<1, true>(p, op, staging) : convolve_tiles<1, false>(p, op, staging);
 }

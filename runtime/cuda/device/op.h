@@ -26,8 +26,7 @@ struct Op {
     u32 columns; // output channels of a group, padded for the path
     u32 source_hi, source_lo, out_hi, out_lo;
     i32 zero, min, max;
-    u32 border;
-    u32 taps, weights, params; // offsets of constants
+    u32 border, taps, weights, params; // offsets of constants
     i32 in_zero, multiplier;
     u32 right_shift, before;
     u32 features, outputs;
@@ -36,7 +35,7 @@ struct Op {
     u32 logits; // word of the host's copy
 };
 
-// One word of a window: four channels at one place. `count` of them exist; 0 marks padding.
+// One word of a window: four channels at one place. `count` of them exist. Padding is all zeros.
 struct Tap {
     u8 dy, dx, count, unused;
     i32 at; // from the window's first pixel
@@ -47,12 +46,11 @@ struct Param {
     i32 bias, multiplier, right_shift, unused;
 };
 
-// Control words: what blocks tell each other. From SCRATCH on, floats of the routers.
+// Control words: what blocks tell each other. From SCRATCH on, keys of the routers (two words for each class), then floats.
 enum Control {
-    ARRIVED,    // blocks at the grid's barrier
-    GENERATION, // barriers passed
-    POOLED,     // blocks that have pooled their channels
-    PROCEED,    // the last router's decision
+    ARRIVED, // the grid's barrier
+    POOLED,  // blocks that have pooled their channels
+    PROCEED, // the last router's decision
     SCRATCH = 8
 };
 

@@ -13,21 +13,19 @@
 #error "no numeric path has been chosen"
 #endif
 
-// All blocks wait for each other; what they wrote before is visible to all behind it. Blocks must be resident together:
-// the host launches no more than there are multiprocessors.
+// All blocks wait for each other; what they wrote before is visible to all behind it. Blocks must be resident together,
+// which the host sees to.
+//
+// One word does it: the first block adds what is missing to 2^31 when the others add one each, so that the highest bit turns
+// over when the last of them comes and the other bits are zero again. There is no second word whose accesses could overtake
+// the arrival, and nothing to reset.
 INLINE void grid_barrier(u32 *control)
 {
     block_barrier();
     if (thread() == 0) {
         fence();
-        u32 generation = load_volatile(control + GENERATION);
-        if (atomic_add(control + ARRIVED, 1) == blocks() - 1) {
-            store_volatile(control + ARRIVED, 0);
-            fence();
-            atomic_add(control + GENERATION, 1);
-        } else {
-            while (load_volatile(control + GENERATION) == generation) {
-            }
+        u32 before = atomic_add(control + ARRIVED, block() == 0 ? 0x80000001u - blocks() : 1);
+        while (((load_volatile(control + ARRIVED) ^ before) & 0x80000000u) == 0) {
         }
         fence();
     }

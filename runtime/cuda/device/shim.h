@@ -36,7 +36,18 @@ INLINE u32 grid_threads() { return BLOCK * blocks(); }
 // The memory clobber is what keeps loads behind it: clang's own builtin lets shared loads rise above the barrier.
 INLINE void block_barrier() { asm volatile("bar.sync 0;" ::: "memory"); }
 INLINE void warp_barrier() { asm volatile("bar.warp.sync 0xffffffff;" ::: "memory"); }
+
+// What this thread, and by barriers its block, has done and seen before happens before what a thread does behind its own
+// fence that has seen a word written after this one. From compute capability 7.0 on the weaker of the two instructions is
+// enough, because nothing here needs one order of all fences. It also drops what the multiprocessor's first-level cache holds
+// (`assemble.sh` looks for that), which is why plain loads may read what other blocks wrote.
+#if defined(RIDE_WMMA) || defined(RIDE_MMA)
+INLINE void fence() { asm volatile("fence.acq_rel.gpu;" ::: "memory"); }
+#else
 INLINE void fence() { asm volatile("membar.gl;" ::: "memory"); }
+#endif
+
+INLINE u32 shared_address(const void *p) { return (u32)(u64)(const __attribute__((address_space(3))) void *)p; }
 
 INLINE u32 load_volatile(const u32 *at)
 {
@@ -57,6 +68,19 @@ INLINE u32 atomic_add(u32 *at, u32 value)
     return before;
 }
 
+// The same for a word of shared memory.
+INLINE u32 atomic_add_shared(u32 *at, u32 value)
+{
+    u32 before;
+    asm volatile("atom.shared.add.u32 %0, [%1], %2;" : "=r"(before) : "r"(shared_address(at)), "r"(value) : "memory");
+    return before;
+}
+
+INLINE void store_volatile_shared(u32 *at, u32 value)
+{
+    asm volatile("st.volatile.shared.u32 [%0], %1;" ::"r"(shared_address(at)), "r"(value) : "memory");
+}
+
 INLINE i32 shuffle_xor(i32 value, u32 mask)
 {
     i32 other;
@@ -73,14 +97,17 @@ INLINE i32 warp_sum(i32 value)
     return value;
 }
 
+INLINE u64 shuffle_xor64(u64 value, u32 mask)
+{
+    u32 low = (u32)shuffle_xor((i32)(u32)value, mask), high = (u32)shuffle_xor((i32)(u32)(value >> 32), mask);
+    return (u64)high << 32 | low;
+}
+
 INLINE u64 warp_sum64(u64 value)
 {
 #pragma unroll
-    for (u32 mask = 16; mask; mask >>= 1) {
-        u32 low = (u32)shuffle_xor((i32)(u32)value, mask);
-        u32 high = (u32)shuffle_xor((i32)(u32)(value >> 32), mask);
-        value += (u64)high << 32 | low;
-    }
+    for (u32 mask = 16; mask; mask >>= 1)
+        value += shuffle_xor64(value, mask);
     return value;
 }
 
@@ -93,5 +120,7 @@ INLINE i32 truncate(float x)
 }
 
 INLINE u32 min_u32(u32 a, u32 b) { return a < b ? a : b; }
+INLINE u64 min_u64(u64 a, u64 b) { return a < b ? a : b; }
+INLINE u64 max_u64(u64 a, u64 b) { return a > b ? a : b; }
 INLINE i32 clamp(i32 v, i32 low, i32 high) { return v < low ? low : v > high ? high : v; }
 INLINE u32 div_up(u32 a, u32 b) { return (a + b - 1) / b; }

@@ -21,35 +21,44 @@ INLINE Window window_of(const Op &op, u32 pixel)
 // What all windows of one group have in common.
 struct Input {
     const u8 *source; // the group's first channel of the first pixel
-    u32 border, flip;
-    bool words;
+    const u8 *border; // eight bytes that are read in place of what lies beyond it
+    u32 height, width;
+    u32 flip; // makes bytes signed
 };
 
 INLINE Input input_of(const Program &p, const Op &op, u32 group)
 {
-    u32 first = group * op.group_in, turn = 8 * (first & 3);
+    u32 first = group * op.group_in;
     Input in;
     in.source = (op.flags & IMAGE ? p.image : p.arena + op.source_hi) + first;
-    in.border = turn ? op.border >> turn | op.border << (32 - turn) : op.border;
+    in.border = p.constants + op.border + (first & 3);
+    in.height = op.in_h;
+    in.width = op.in_w;
     in.flip = op.flags & IMAGE ? 0x80808080u : 0;
-    in.words = op.flags & WORDS;
     return in;
 }
 
-// Four channels at one place of a window, as signed bytes. Channels that do not exist have zero weights.
-INLINE u32 word_at(const Op &op, const Input &in, const Window &w, const Tap &tap)
+// The taps of consecutive words, eight bytes each.
+INLINE Tap tap_at(const Tap *taps, u32 k)
 {
-    if (tap.count == 0 || (u32)(w.y + tap.dy) >= op.in_h || (u32)(w.x + tap.dx) >= op.in_w)
-        return in.border;
-    const u8 *from = in.source + (w.at + tap.at);
-    if (in.words)
-        return *(const u32 *)from ^ in.flip;
-    u32 word = from[0];
-    if (tap.count > 1)
-        word |= (u32)from[1] << 8;
-    if (tap.count > 2)
-        word |= (u32)from[2] << 16;
-    if (tap.count > 3)
-        word |= (u32)from[3] << 24;
-    return word ^ in.flip;
+    u64 bits = ((const u64 *)taps)[k];
+    Tap tap;
+    tap.dy = (u8)bits;
+    tap.dx = (u8)(bits >> 8);
+    tap.count = (u8)(bits >> 16);
+    tap.at = (i32)(bits >> 32);
+    return tap;
+}
+
+// Four channels at one place of a window, before `flip`; WORD says that they are an aligned word. Channels that do not exist
+// have zero weights, so any bytes will do for them. There are no branches, and nothing waits for what has been loaded, so that
+// many loads can be under way at the same time.
+template <bool WORD> INLINE u32 word_at(const Input &in, const Window &w, const Tap &tap)
+{
+    bool inside = ((u32)(w.y + tap.dy) < in.height) & ((u32)(w.x + tap.dx) < in.width);
+    const u8 *from = inside ? in.source + (w.at + tap.at) : in.border;
+    if (WORD)
+        return *(const u32 *)from;
+    u32 second = tap.count > 1 ? 1 : 0, third = tap.count > 2 ? 2 : 0, fourth = tap.count > 3 ? 3 : 0;
+    return from[0] | (u32)from[second] << 8 | (u32)from[third] << 16 | (u32)from[fourth] << 24;
 }

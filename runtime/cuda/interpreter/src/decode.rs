@@ -113,7 +113,7 @@ pub(crate) enum Do {
     /// The flag: the register has 64 bits.
     Load(Cell, bool, Reg, Address),
     Store(Cell, bool, Reg, Address),
-    AtomAdd(Reg, Address, Reg),
+    AtomAdd(Space, Reg, Address, Reg),
     Shfl(Reg, Reg, Reg),
     Mma([Reg; 4], [Reg; 4], [Reg; 2], [Reg; 4]),
     WmmaLoad {
@@ -335,7 +335,8 @@ impl Decoder<'_> {
                 "warp" if name[2] == "sync" && o[0] == "0xffffffff" => Some(Do::WarpBarrier),
                 _ => None,
             },
-            ("membar", 0) if name[1] == "gl" => Some(Do::Fence),
+            ("membar", 0) if name[1..] == ["gl"] => Some(Do::Fence),
+            ("fence", 0) if name[1..] == ["acq_rel", "gpu"] => Some(Do::Fence),
             ("ld" | "st" | "atom", _) => self.memory(&name, &o),
             ("wmma" | "mma", _) => self.tensor(&name, &o),
             ("mov" | "cvta" | "cvt" | "not" | "clz" | "rcp", 2) => self.unary(&name, &o),
@@ -359,8 +360,13 @@ impl Decoder<'_> {
                 _ => Some(Do::Mov32(self.narrow(o[0])?, self.constant32(init))),
             };
         }
-        if name == ["atom", "add", "u32"] {
-            return Some(Do::AtomAdd(self.narrow(o[0])?, self.address(o[1])?, self.narrow(o[2])?));
+        if let ["atom", space @ .., "add", "u32"] = name {
+            let space = match space {
+                [] => Space::Global,
+                ["shared"] => Space::Shared,
+                _ => return None,
+            };
+            return Some(Do::AtomAdd(space, self.narrow(o[0])?, self.address(o[1])?, self.narrow(o[2])?));
         }
         let volatile = name.contains(&"volatile");
         let space = if name.contains(&"shared") { Space::Shared } else { Space::Global };

@@ -325,9 +325,9 @@ fn action(w: &mut Warp, action: &Do, shared: &mut Shared<'_>) -> Result<(), Faul
         Do::Cvt(to, from, d, a) => cvt(w, to, from, d, a),
         Do::Load(cell, wide, d, address) => load(w, shared, cell, (wide, d), address)?,
         Do::Store(cell, wide, a, address) => store(w, shared, cell, (wide, a), address)?,
-        Do::AtomAdd(d, address, b) => {
+        Do::AtomAdd(space, d, address, b) => {
             let add = w.get32(b);
-            let cell = Cell { bytes: 4, signed: false, space: Space::Global, volatile: true };
+            let cell = Cell { bytes: 4, signed: false, space, volatile: true };
             for lane in lanes(w.mask) {
                 shared.reach(w, cell, address, (lane, false))?;
                 let at = shared.reach(w, cell, address, (lane, true))?;

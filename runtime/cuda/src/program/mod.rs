@@ -65,7 +65,8 @@ impl Program {
         let routers = (0..model.experts()).filter_map(|i| model.router(i));
         let units =
             routers.filter_map(|r| r.assignment().map(|a| usize::from(a.top_k) + usize::from(a.hidden.outputs)));
-        let scratch = units.chain([model.classes()]).max().unwrap_or(0);
+        // Routers' keys and floats, as in `device/router.h`.
+        let scratch = 2 * model.classes() + units.max().unwrap_or(0);
         Ok(Program {
             ops,
             constants: builder.constants,
@@ -139,6 +140,10 @@ impl Builder<'_> {
             Source::Image => 0,
             Source::Arena(at) => at,
         };
+        // As the source has it, twice, so that groups may start at any byte.
+        let flip = if conv.source == Source::Image { 0x80 } else { 0 };
+        let [a, b, c, d] = conv.border.map(|byte| byte ^ flip);
+        let border = self.put(&[a, b, c, d, a, b, c, d])?;
         let words = s.in_c.is_multiple_of(4) && s.group_in().is_multiple_of(4) && at.is_multiple_of(4);
         let flags = set(flag::ACCUMULATE, conv.accumulate)
             | set(flag::RAW, conv.raw)
@@ -167,7 +172,7 @@ impl Builder<'_> {
             zero: i32::from(conv.limits.zero),
             min: i32::from(conv.limits.min),
             max: i32::from(conv.limits.max),
-            border: u32::from_le_bytes(conv.border),
+            border,
             taps,
             weights,
             params,
@@ -183,7 +188,7 @@ impl Builder<'_> {
             Path::F32 | Path::Dp4a => {
                 s.groups == 1 && pixels.div_ceil(4) * usize::from(s.out_c).div_ceil(4) >= 16 * warps
             }
-            Path::Wmma => false,
+            Path::Wmma => pixels.div_ceil(16) * columns.div_ceil(32) * usize::from(s.groups) >= warps,
             Path::Mma => pixels.div_ceil(32) * columns.div_ceil(32) * usize::from(s.groups) >= warps,
         }
     }

@@ -97,8 +97,12 @@ impl Order {
         for word in 0..self.words {
             let (place, quad) = (word / self.place_words, word % self.place_words);
             let (dy, dx) = (place / kernel, place % kernel);
-            // Padding, which reads nothing.
-            let count = if dy < kernel { (channels - 4 * quad).min(4) } else { 0 };
+            // Padding has zero weights: it may read any place, and takes the first.
+            if dy >= kernel {
+                out.extend_from_slice(&[0; 8]);
+                continue;
+            }
+            let count = (channels - 4 * quad).min(4);
             let at = (dy * usize::from(self.shape.in_w) + dx) * usize::from(self.shape.in_c) + 4 * quad;
             out.extend_from_slice(&[dy as u8, dx as u8, count as u8, 0]);
             out.extend_from_slice(&(at as i32).to_le_bytes());
