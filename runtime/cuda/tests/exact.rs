@@ -5,7 +5,7 @@ mod support;
 use ride_compiler::memory::AlignedBytes;
 use ride_cuda::{Executor, Options, Path, Session};
 use ride_runtime::format::header::Kind;
-use ride_runtime::op::Op;
+use ride_runtime::op::{Criterion, Op};
 use ride_runtime::{Model, PartId, Policy};
 use ride_tests::built::{self, TARGETS};
 use ride_tests::exercise::{Answer, Arena, Recorder, picture};
@@ -168,6 +168,71 @@ fn extreme_weights() {
         for ground in grounds() {
             ground.paths.iter().for_each(|&path| compare("extreme weights", parse(&bytes), ground, path, 2));
         }
+    }
+}
+
+/// As many classes as the largest data set of RIDE's has, all ranked by each router: also where all logits are the same.
+#[test]
+fn thousands_of_classes() {
+    let ground = &grounds()[grounds().len() - 1];
+    let path = ground.paths[ground.paths.len() - 1];
+    let many = Recipe { classes: 8142, ..Recipe::tiny() };
+    let recipes = [None, Some(Criterion::Entropy), Some(Criterion::Margin)]
+        .map(|confidence| Recipe { confidence, ..many.clone() });
+    for recipe in recipes {
+        let artifact = built::synthetic(&recipe, "portable", 16);
+        let same = without_differences(&artifact);
+        for bytes in [&artifact, &same] {
+            let model = parse(bytes);
+            let pixels = picture(model, 3);
+            let mut session = session(model, ground, path, Executor::Persistent);
+            for policy in [Policy::Routed, Policy::Threshold(f32::NEG_INFINITY), Policy::Threshold(f32::INFINITY)] {
+                let (want, _) = on_cpu(model, &pixels, policy);
+                let got = Answer::from(session.classify(&pixels, policy).expect("an answer"));
+                assert_eq!(got, want, "{:?}, {policy:?}", recipe.confidence);
+            }
+        }
+    }
+}
+
+/// The same artifact with classifiers of zeros: all logits are equal.
+fn without_differences(artifact: &AlignedBytes) -> AlignedBytes {
+    let model = parse(artifact);
+    let mut forge = Forge::of(artifact);
+    for part in model.parts() {
+        let PartId::Expert(i) = part.id else { continue };
+        for step in part.steps() {
+            if let Op::Head(head) = step.op {
+                for range in [head.dense.weights, head.dense.params] {
+                    forge = forge.put((Kind::Expert, i), range.at as usize, &vec![0; range.len as usize]);
+                }
+            }
+        }
+    }
+    AlignedBytes::copy_of(&forge.bytes())
+}
+
+/// Many runs of one session without a wrong bit: 100,000 on a GPU, few in the interpreter, or as many as `RIDE_CUDA_RUNS` says.
+#[test]
+fn soak() {
+    let ground = &grounds()[grounds().len() - 1];
+    let otherwise = if ground.interpreted { 30 } else { 100_000 };
+    let runs = std::env::var("RIDE_CUDA_RUNS").ok().and_then(|n| n.parse().ok()).unwrap_or(otherwise);
+    let own = built::tiny("portable");
+    let artifact = if ground.interpreted { &own } else { built::real_artifact("portable", 16) };
+    let model = parse(artifact);
+    let pictures: Vec<_> = (0..8).map(|seed| picture(model, seed)).collect();
+    let policies = [Policy::Routed, Policy::All, Policy::Exactly(1)];
+    let answer = |pixels: &Vec<u8>| policies.map(|policy| on_cpu(model, pixels, policy).0);
+    let want: Vec<_> = pictures.iter().map(answer).collect();
+    for &path in &ground.paths {
+        let mut session = session(model, ground, path, Executor::Persistent);
+        for run in 0..runs {
+            let (n, policy) = (run % pictures.len(), run / pictures.len() % policies.len());
+            let got = session.classify(&pictures[n], policies[policy]).unwrap_or_else(|e| panic!("run {run}: {e}"));
+            assert_eq!(Answer::from(got), want[n][policy], "run {run}, {}", path.name());
+        }
+        println!("{}: {runs} runs, every bit the same", path.name());
     }
 }
 

@@ -450,3 +450,32 @@ fn wmma_store(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Both operands signed, sums that wrap: PTX ISA, "dp4a" with `.s32.s32`.
+    #[test]
+    fn dot_products_are_signed_and_wrap() {
+        assert_eq!(dp4a(0x8080_8080, 0x7F7F_7F7F, 0) as i32, 4 * -128 * 127);
+        assert_eq!(dp4a(0x8080_8080, 0x8080_8080, 5), 4 * 128 * 128 + 5);
+        assert_eq!(dp4a(0x0102_03FF, 0x0506_0701, 100) as i32, 5 + 12 + 21 - 1 + 100);
+        assert_eq!(dp4a(0x0000_0001, 0x0000_0001, i32::MAX as u32) as i32, i32::MIN);
+    }
+
+    /// PTX ISA, "prmt": four selectors of a byte each, whose highest bit asks for copies of the byte's sign.
+    #[test]
+    fn bytes_are_picked_by_selectors() {
+        assert_eq!(prmt(0x3322_1100, 0x7766_5544, 0x7440), 0x7744_4400);
+        assert_eq!(prmt(0x0000_0080, 0x0000_007F, 0x840C), 0x0000_8000 | 0xFF << 24 | 0x7F << 16);
+    }
+
+    #[test]
+    fn bit_fields_are_extended_by_their_own_sign() {
+        assert_eq!(bfe(false, 0xF0, 4, 4), 15);
+        assert_eq!(bfe(true, 0xF0, 4, 4), u32::MAX);
+        assert_eq!(bfe(true, 0x70, 4, 4), 7);
+        assert_eq!((bfe(false, 9, 0, 0), bfe(false, 0x8000_0000, 31, 8)), (0, 1));
+    }
+}
