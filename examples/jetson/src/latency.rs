@@ -22,6 +22,29 @@ fn measure(session: &mut Session<'_>, pixels: &[u8], policy: Policy, count: usiz
     Ok((times[count / 2], times[(count * 99 / 100).min(count - 1)]))
 }
 
+/// What an expert that does not run costs, in percent of one that does: stopping behind the first expert, router included,
+/// against the first expert alone, shared among those that are skipped. `None` where nothing can be skipped.
+fn skipped_percent(
+    session: &mut Session<'_>,
+    pixels: &[u8],
+    count: usize,
+    by_experts: &[f64],
+) -> Result<Option<f64>, String> {
+    let &[one, two, ..] = by_experts else { return Ok(None) };
+    if !session.model().routed() {
+        return Ok(None);
+    }
+    for threshold in [f32::INFINITY, f32::NEG_INFINITY] {
+        let policy = Policy::Threshold(threshold);
+        if session.classify(pixels, policy).map_err(|e| e.to_string())?.experts == 1 {
+            let (stopped, _) = measure(session, pixels, policy, count)?;
+            let skipped = (session.model().experts() - 1) as f64;
+            return Ok(Some(100.0 * (stopped - one) / skipped / (two - one)));
+        }
+    }
+    Ok(None)
+}
+
 fn quoted(text: &str) -> String {
     let plain = text.chars().map(|c| if c.is_control() || c == '"' || c == '\\' { ' ' } else { c });
     format!("\"{}\"", plain.collect::<String>())
@@ -38,17 +61,24 @@ pub(crate) fn run(model: Model<'_>, device: &Device, count: usize) -> Result<(),
     let mut pixels = vec![0; model.input_len()];
     golden::image(1, (width, channels), &mut pixels);
     let mut rows = Vec::new();
-    let mut path = None;
+    let (mut path, mut skipped) = (None, None);
     for (name, executor) in [("persistent", Executor::Persistent), ("op-by-op", Executor::OpByOp)] {
         let options = Options { executor, ..Options::default() };
         let mut session = Session::with_options(model, device, options).map_err(|e| e.to_string())?;
         path = Some(session.path().name());
+        let mut by_experts = Vec::new();
         let exactly = (1..=model.experts()).map(|n| (n.to_string(), Policy::Exactly(n)));
         for (experts, policy) in exactly.chain([("routed".to_owned(), Policy::Routed)]) {
             let (median, p99) = measure(&mut session, &pixels, policy, count)?;
+            if executor == Executor::Persistent {
+                by_experts.push(median);
+            }
             rows.push(format!(
                 "    {{\"executor\": \"{name}\", \"experts\": \"{experts}\", \"median_us\": {median:.1}, \"p99_us\": {p99:.1}}}"
             ));
+        }
+        if executor == Executor::Persistent {
+            skipped = skipped_percent(&mut session, &pixels, count, &by_experts)?;
         }
     }
     println!("{{");
@@ -61,6 +91,7 @@ pub(crate) fn run(model: Model<'_>, device: &Device, count: usize) -> Result<(),
     println!("  \"gpu_clock_hz\": {},", or_null(board::gpu_clock()));
     println!("  \"gpu_clock_max_khz\": {},", facts.clock_khz);
     println!("  \"path\": \"{}\",", path.unwrap_or("none"));
+    println!("  \"skipped_expert_percent\": {},", or_null(skipped.map(|p| format!("{p:.2}"))));
     println!("  \"runs\": {count},");
     println!("  \"rows\": [\n{}\n  ]\n}}", rows.join(",\n"));
     Ok(())
