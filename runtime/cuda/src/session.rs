@@ -1,17 +1,19 @@
 //! Classifying images, in the words of [`ride_runtime::Session`].
 
+mod watch;
+
 use std::ffi::c_void;
 
-use ride_runtime::exec::{self, Output, Probe};
+use ride_runtime::exec::{self, Probe};
 use ride_runtime::format::crc::crc32;
 use ride_runtime::golden::{self, Vector};
 use ride_runtime::model::{Model, PartId};
-use ride_runtime::op::{Op, Step};
 use ride_runtime::{Outcome, Policy, Progress};
 
 use crate::driver::{Buffer, Device, Event, Grid, Kernel, Mapped, Stream};
 use crate::program::{self, Program, Shape};
 use crate::{Error, Path};
+use watch::{Times, Watch, Watched};
 
 /// Threads of a block: what the device code is written for.
 const THREADS: u32 = 256;
@@ -471,73 +473,4 @@ impl<'m> Session<'m> {
     fn route(&self, n: usize) -> (f32, bool) {
         (f32::from_bits(self.result_word(1 + 2 * n)), self.result_word(2 + 2 * n) != 0)
     }
-}
-
-/// Watches operations that run one by one. `step` is `None` for combiner and router.
-trait Watch {
-    fn before(&mut self, part: PartId, index: usize, step: Option<&Step>, router: bool);
-    fn after(&mut self, session: &Session<'_>, part: PartId, index: usize, step: Option<&Step>) -> Result<(), Error>;
-    fn routed(&mut self, router: usize, score: f32, proceed: bool);
-}
-
-impl Watch for () {
-    fn before(&mut self, _: PartId, _: usize, _: Option<&Step>, _: bool) {}
-
-    fn after(&mut self, _: &Session<'_>, _: PartId, _: usize, _: Option<&Step>) -> Result<(), Error> {
-        Ok(())
-    }
-
-    fn routed(&mut self, _: usize, _: f32, _: bool) {}
-}
-
-/// A probe that gets every output.
-struct Watched<'p, P> {
-    probe: &'p mut P,
-}
-
-impl<P: Probe> Watch for Watched<'_, P> {
-    fn before(&mut self, part: PartId, index: usize, step: Option<&Step>, router: bool) {
-        match (step, part) {
-            (Some(step), _) => self.probe.before(part, index, step),
-            (None, PartId::Expert(i)) if router => self.probe.before_router(usize::from(i)),
-            _ => {}
-        }
-    }
-
-    fn after(&mut self, session: &Session<'_>, part: PartId, index: usize, step: Option<&Step>) -> Result<(), Error> {
-        let Some(step) = step else { return Ok(()) };
-        let copy = |plane: Option<(usize, usize)>| {
-            let Some((at, len)) = plane else { return Ok(None) };
-            let mut bytes = vec![0; len];
-            session.arena.read(at, &mut bytes, &session.stream).map(|()| Some(bytes))
-        };
-        let [hi, lo] = step.op.writes();
-        let (hi, lo) = (copy(hi)?.unwrap_or_default(), copy(lo)?);
-        // Activations lie there as they are, whatever the artifact's layout is.
-        self.probe.after(part, index, step, Output { hi: &hi, lo: lo.as_deref(), flip: 0 });
-        debug_assert!(!matches!(step.op, Op::Head(_)) || lo.is_none());
-        Ok(())
-    }
-
-    fn routed(&mut self, router: usize, score: f32, proceed: bool) {
-        self.probe.routed(router, score, proceed);
-    }
-}
-
-/// An event behind every operation.
-struct Times {
-    events: Vec<(PartId, usize, Event)>,
-}
-
-impl Watch for Times {
-    fn before(&mut self, _: PartId, _: usize, _: Option<&Step>, _: bool) {}
-
-    fn after(&mut self, session: &Session<'_>, part: PartId, index: usize, _: Option<&Step>) -> Result<(), Error> {
-        let event = Event::new(&session.device)?;
-        event.record(&session.stream)?;
-        self.events.push((part, index, event));
-        Ok(())
-    }
-
-    fn routed(&mut self, _: usize, _: f32, _: bool) {}
 }
