@@ -4,7 +4,7 @@ use crate::Error;
 use crate::arith::{MAX_RIGHT_SHIFT, MIN_RIGHT_SHIFT};
 use crate::format::header::{self, Entry, Kind, model as field};
 use crate::format::record::{PART_HEAD, RECORD_LEN, ROUTER_HEAD, decode, decode_router};
-use crate::format::{MAX_EXPERTS, f32_at, u16_at, u32_at};
+use crate::format::{MAX_EXPERTS, MAX_WEIGHTS, f32_at, u16_at, u32_at};
 use crate::kernels::{self, dense};
 use crate::lifetimes;
 use crate::op::{
@@ -195,7 +195,8 @@ impl<'m> Model<'m> {
         decode_router(part.bytes.first_chunk()?)
     }
 
-    pub(crate) fn scratch(&self) -> core::ops::Range<usize> {
+    /// Where the scratch memory of kernels and routers lies in the arena.
+    pub fn scratch(&self) -> core::ops::Range<usize> {
         match u32_at(self.head, field::SCRATCH_LEN) as usize {
             0 => 0..0,
             len => self.region(field::SCRATCH, len),
@@ -401,8 +402,8 @@ impl<'m> Model<'m> {
         let weights = s.taps() as u64 * u64::from(s.out_c);
         if too_large([s.in_h, s.in_w, s.in_c], [s.out_h(), s.out_w()], s.out_c)
             || s.taps() > 1 << 16
-            || kernels::weights_len(&s, c.layout) > 1 << 28
-            || weights > 1 << 28
+            || kernels::weights_len(&s, c.layout) > MAX_WEIGHTS
+            || weights > MAX_WEIGHTS as u64
         {
             return Err("convolution is too large");
         }
