@@ -204,6 +204,43 @@ fn the_chosen_point_is_what_the_artifact_does() {
     assert_eq!(run_json(&["thresholds", text(&lab.artifact)])["thresholds"], json!([0.0, 0.0]));
 }
 
+/// A microcontroller's artifact, whose kernels this machine does not have: its own latency model counts.
+#[test]
+fn the_chosen_point_keeps_a_devices_latency() {
+    let (lab, folder) = (lab(), TempDir::new().unwrap());
+    let (device, out) = (folder.path().join("m7.ride"), folder.path().join("out.ride"));
+    let built = run_json(&["build", MODEL, "--target", "cortex-m7", "-o", text(&device)]);
+    let times: Vec<f64> =
+        built["estimate"]["latency_ms"].as_array().unwrap().iter().map(|ms| ms.as_f64().unwrap()).collect();
+    assert!(times.len() == 3 && times[0] > 1.0 && times.is_sorted(), "{times:?}");
+    let limit = (times[0] + times[1]) / 2.0;
+    let args = ["thresholds", text(&device), "--data", text(&lab.npz), "--max-latency", &format!("{limit}ms")];
+    let report = run_json(&[&args[..], &["--write", "-o", text(&out)]].concat());
+    assert!(report["latency"].as_str().unwrap().contains("480 MHz"), "{}", report["latency"]);
+    let chosen = &report["chosen"];
+    let shares = chosen["experts"].as_array().unwrap().iter().map(|share| share.as_f64().unwrap());
+    let expected: f64 = shares.zip(&times).map(|(share, ms)| share * ms).sum();
+    let found = chosen["latency_ms"].as_f64().unwrap();
+    assert!((found - expected).abs() < 1e-9 && found <= limit && found > times[0], "{found}, {expected}");
+    // Every faster point is worse, and so is every one that the limit leaves.
+    let front = report["front"].as_array().unwrap();
+    let kept = front.iter().filter(|point| point["latency_ms"].as_f64().unwrap() <= limit);
+    assert!(kept.clone().count() > 1 && kept.clone().next_back() == Some(chosen), "{chosen}");
+    // What was written does this, and is still for the device.
+    let verified = run_json(&["verify", text(&out), "--model", MODEL, "--data", text(&lab.npz)]);
+    assert_eq!(verified["int8"]["experts"], chosen["experts"]);
+    let vector = ride_runtime::kernels::BACKENDS.iter().any(|b| b.isa.name() != "scalar" && b.isa.available());
+    assert_eq!(verified["repacked"].as_bool(), Some(vector));
+    assert_eq!(run_json(&["inspect", text(&out)])["target"], "cortex-m7");
+    // At half the clock, in twice the time; on another target, in its own.
+    let slow = run_json(&[&args[..4], &["--target", "cortex-m7", "--clock", "240M"]].concat());
+    assert!((slow["fixed"][0]["latency_ms"].as_f64().unwrap() / times[0] - 2.0).abs() < 1e-6, "{}", slow["fixed"]);
+    // The front is shown where nothing keeps the limit.
+    let failed = command(&[&args[..5], &["1us", "--write", "-o", text(&out)]].concat()).output().unwrap();
+    assert_eq!(failed.status.code(), Some(2));
+    assert!(String::from_utf8(failed.stdout).unwrap().contains("the front has"));
+}
+
 #[test]
 fn confidence_is_tuned_in_build() {
     let (lab, folder) = (lab(), TempDir::new().unwrap());
