@@ -1,8 +1,9 @@
 //! Routers as a user trains and tunes them: `train-router`, `thresholds`, and `build` with thresholds that are chosen.
 
+mod npz;
+
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -61,35 +62,15 @@ fn names(folder: &Path) -> Vec<String> {
 
 const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/ride-resnet32-cifar100lt");
 
-fn npy(descr: &str, shape: &str, data: &[u8]) -> Vec<u8> {
-    let mut header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({shape}), }}");
-    while (10 + header.len() + 1) % 64 != 0 {
-        header.push(' ');
-    }
-    header.push('\n');
-    let len = u16::try_from(header.len()).unwrap().to_le_bytes();
-    [b"\x93NUMPY\x01\x00", &len[..], header.as_bytes(), data].concat()
-}
-
 /// Synthetic pictures with these labels.
-fn write_npz(path: &Path, labels: &[i64]) {
+fn write_npz(path: &Path, labels: &[usize]) {
     let mut pixels = Vec::new();
     for seed in 0..labels.len() {
         let mut picture = vec![0; 32 * 32 * 3];
         golden::image(seed as u32, (32, 3), &mut picture);
         pixels.extend(picture);
     }
-    let images = labels.len();
-    let labels: Vec<u8> = labels.iter().flat_map(|label| label.to_le_bytes()).collect();
-    let mut zip = zip::ZipWriter::new(fs::File::create(path).unwrap());
-    for (name, bytes) in [
-        ("x.npy", npy("|u1", &format!("{images}, 32, 32, 3"), &pixels)),
-        ("y.npy", npy("<i8", &format!("{images},"), &labels)),
-    ] {
-        zip.start_file(name, zip::write::SimpleFileOptions::default()).unwrap();
-        zip.write_all(&bytes).unwrap();
-    }
-    zip.finish().unwrap();
+    npz::write(path, (32, 32), &pixels, labels);
 }
 
 struct Lab {
@@ -113,7 +94,7 @@ fn lab() -> &'static Lab {
         let label = |n: usize| {
             let mut picture = vec![0; 32 * 32 * 3];
             golden::image(n as u32, (32, 3), &mut picture);
-            session.classify(&picture, ride_runtime::Policy::Exactly(1 + n % 3)).unwrap().class as i64
+            session.classify(&picture, ride_runtime::Policy::Exactly(1 + n % 3)).unwrap().class
         };
         write_npz(&lab.npz, &(0..IMAGES).map(label).collect::<Vec<_>>());
         lab
