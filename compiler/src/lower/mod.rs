@@ -6,6 +6,7 @@
 
 mod arena;
 mod emit;
+#[cfg(feature = "train")]
 pub(crate) mod integer;
 mod layers;
 pub mod native;
