@@ -2,7 +2,7 @@
 # Everything that must hold: formatting, lints, docs, the runtime without std, all tests, a short run of the fuzzers, and
 # emulated Arm processors.
 #
-#   tests/run.sh            # some twenty-five minutes on two cores, the first build included; Arm takes as long again
+#   tests/run.sh            # on two cores some twenty minutes, the first build included; Arm takes ten to fifteen more
 #   FUZZ_SECONDS=0 tests/run.sh
 #   ARM=1 tests/run.sh      # sets up cross compilers and emulators first (tests/arm/setup.sh: Debian, root)
 #   ARM=0 tests/run.sh      # leaves Arm out even where that has been done

@@ -30,6 +30,6 @@ set -m # a process group of its own, which can be ended whole
 steps boards firmware-c >"$log" 2>&1 </dev/null &
 beside=$!
 set +m
-trap 'kill -- -"$beside" 2>/dev/null || true; cat "$log"; rm -f "$log"' EXIT
+trap 'kill -- -"$beside" 2>/dev/null || true; printf "\n== beside these:\n"; cat "$log"; rm -f "$log"' EXIT
 steps linux firmware
 wait "$beside"
