@@ -16,7 +16,7 @@ fn backends() -> Vec<Backend> {
     #[allow(unused_mut)]
     let mut all = BACKENDS.to_vec();
     #[cfg(target_arch = "x86_64")]
-    all.push(kernels::x86::AVX512VL);
+    all.extend([kernels::x86::AVX512VL, kernels::x86::AVX512WINOGRAD]);
     let (here, missing): (Vec<_>, Vec<_>) = all.into_iter().partition(|b| b.isa.available());
     for b in missing {
         println!("not run on this machine: {} ({})", b.conv.name, b.isa.name());

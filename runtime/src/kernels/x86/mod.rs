@@ -28,6 +28,7 @@ mod shortcut;
 mod simd;
 mod store;
 mod tile;
+mod winograd;
 
 use super::{Backend, Isa};
 
@@ -40,6 +41,8 @@ pub const AVX512VNNI: Backend = avx512::BACKEND;
 /// The AVX-VNNI kernels with EVEX encoding. In no table, because [`AVX512VNNI`] is faster on every machine that has
 /// them; tests and benchmarks run them where there is no AVX-VNNI.
 pub const AVX512VL: Backend = avx256::AVX512VL;
+/// [`AVX512VNNI`] with Winograd's algorithm wherever it is possible, and not only where it pays. In no table either.
+pub const AVX512WINOGRAD: Backend = avx512::WINOGRAD;
 
 /// Whether the processor has `isa`.
 #[cfg(feature = "std")]
