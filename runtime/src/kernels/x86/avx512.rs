@@ -4,8 +4,8 @@ use super::params::Channels;
 use super::simd::Simd;
 use super::tile::{self, Kind, Tile, Width};
 use super::{conv, dense, depthwise, grouped, max_pool, shortcut, winograd};
-use crate::kernels::{Backend, ConvCall, ConvKernel, Isa, MaxPoolCall, PoolCall, ShortcutCall, scalar};
 use crate::kernels::k8n16::winograd::Plan;
+use crate::kernels::{Backend, ConvCall, ConvKernel, Isa, MaxPoolCall, PoolCall, ShortcutCall, scalar};
 use crate::op::Layout;
 use core::arch::x86_64::*;
 

@@ -15,10 +15,11 @@ mod weights;
 use super::avx512::Avx512;
 use super::conv::{is_complete, scratch_len as direct_scratch_len};
 use super::params::{Channels, fill_channels};
-use crate::kernels::k8n16::winograd::{FACTOR, LINE, PLACES, Plan, SHIFT};
-use crate::kernels::k8n16::{self, Blocks};
+use crate::kernels::k8n16::Blocks;
+use crate::kernels::k8n16::winograd::{FACTOR, Grid, PLACES, Plan, SHIFT};
 use crate::kernels::{ConvCall, Params};
 use crate::op::ConvShape;
+use core::ops::Range;
 use inputs::Inputs;
 use outputs::Outputs;
 use products::Products;
@@ -71,35 +72,40 @@ unsafe fn run_checked(call: &mut ConvCall<'_>, plan: &Plan) {
     let products = &mut rest[..plan.products_len()];
 
     let rows = call.rows.clone();
-    let tiles = rows.len().div_ceil(k8n16::winograd::SIDE) * plan.tiles.1;
-    let mut inputs = Inputs { plan, shape: &shape, first_row: rows.start, input: call.input, border, to: inputs };
+    let grid = Grid::of(rows.len(), shape.out_w());
+    let tiles = grid.len();
+    let mut inputs =
+        Inputs { plan, grid: &grid, shape: &shape, first_row: rows.start, input: call.input, border, to: inputs };
     let mut weights = Weights { plan, packed: call.weights, to: weights };
-    let mut outputs = Outputs::new(call.conv, plan, rows, [&mut *call.out_hi, &mut *call.out_lo]);
+    let mut outputs = Outputs::new(call.conv, plan, (&grid, rows.len()), [&mut *call.out_hi, &mut *call.out_lo]);
     for first in (0..plan.blocks).step_by(plan.held) {
         let held = first..plan.blocks.min(first + plan.held);
-        // SAFETY: the instruction set is there; slices are as long as the plan says, and indices below its counts.
-        unsafe {
-            for block in held.clone() {
-                weights.transform(block, block - first);
+        for block in held.clone() {
+            // SAFETY: the instruction set is there; slices are as long as the plan says, and there is such a block.
+            unsafe { weights.transform(block, block - first) };
+        }
+        for batch in (0..tiles).step_by(plan.batch) {
+            let end = tiles.min(batch + plan.batch);
+            if first == 0 || tiles > plan.batch {
+                // SAFETY: likewise; there are such tiles, a batch of them at most.
+                unsafe { inputs.transform(batch..end) };
             }
-            for batch in (0..tiles).step_by(plan.batch) {
-                let count = plan.batch.min(tiles - batch);
-                if first == 0 || tiles > plan.batch {
-                    inputs.transform(batch, count);
-                }
-                for block in held.clone() {
-                    let channels = &table[block];
-                    let factors = &weights.to[(block - first) * plan.weights_len()..];
-                    let mut done = 0;
-                    // Groups of the same size, as far as possible.
-                    let groups = count.div_ceil(plan.group());
-                    for group in 0..groups {
-                        let size = (count - done).div_ceil(groups - group);
-                        let bias = channels.bias.map(|b| b.wrapping_mul(FACTOR));
-                        let job = Products { plan, inputs: &inputs.to[done * LINE..], weights: factors, bias: &bias };
-                        job.multiply(size, products);
-                        outputs.store(channels, block, batch + done..batch + done + size, products);
-                        done += size;
+            for block in held.clone() {
+                let job = Products {
+                    plan,
+                    grid: &grid,
+                    inputs: inputs.to,
+                    weights: &weights.to[(block - first) * plan.weights_len()..],
+                    bias: &table[block].bias.map(|b| b.wrapping_mul(FACTOR)),
+                    ahead: weights.behind(block),
+                    // Weights that are held together are few.
+                    lines_ahead: if plan.held == 1 { weights.lines().div_ceil(PLACES) } else { 0 },
+                };
+                for group in groups(batch..end, plan.group()) {
+                    // SAFETY: likewise; the group's tiles are some of the batch.
+                    unsafe {
+                        job.multiply(batch, group.clone(), products);
+                        outputs.store(&table[block], block, group, products);
                     }
                 }
             }
@@ -107,4 +113,9 @@ unsafe fn run_checked(call: &mut ConvCall<'_>, plan: &Plan) {
     }
 }
 
-const _: () = assert!(PLACES == 36 && LINE == 64);
+/// Cuts tiles into as few groups as possible, of the same size as far as possible.
+fn groups(tiles: Range<usize>, most: usize) -> impl Iterator<Item = Range<usize>> {
+    let count = tiles.len().div_ceil(most);
+    let cut = move |n: usize| tiles.start + n * tiles.len() / count;
+    (0..count).map(move |n| cut(n)..cut(n + 1))
+}

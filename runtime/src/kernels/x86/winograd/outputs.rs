@@ -1,10 +1,13 @@
 //! Outputs: `Aᵀ m A`, and what the direct kernel does with accumulators.
 
+// Loops over `0..N` with an index are what unrolls completely, so that all arrays become registers.
+#![allow(clippy::needless_range_loop)]
+
 use super::super::avx512::Avx512;
 use super::super::params::Channels;
 use super::super::store::{finish, is_limited};
 use super::super::tile::{Accumulators, MAX_KERNEL, Place, Row, Tile};
-use crate::kernels::k8n16::winograd::{INVERSE_OF_9, LINE, POINTS, Plan, SIDE};
+use crate::kernels::k8n16::winograd::{Grid, INVERSE_OF_9, LINE, NARROW_LACKS, POINTS, Plan, SIDE};
 use crate::op::Conv;
 use core::arch::x86_64::*;
 use core::ops::Range;
@@ -12,17 +15,18 @@ use core::ptr;
 
 /// Where outputs go.
 pub(super) struct Outputs<'a> {
-    plan: &'a Plan,
-    /// Output rows of the call, of how many columns.
-    rows: Range<usize>,
-    width: usize,
+    grid: &'a Grid,
+    /// Output rows of the call, and columns.
+    size: (usize, usize),
     row: Row,
+    /// Bytes from a place of the products to the next one.
+    pitch: usize,
     /// Output planes; the second one is null for a narrow output.
     planes: [*mut u8; 2],
 }
 
 impl<'a> Outputs<'a> {
-    pub(super) fn new(conv: &Conv, plan: &'a Plan, rows: Range<usize>, [hi, lo]: [&mut [u8]; 2]) -> Self {
+    pub(super) fn new(conv: &Conv, plan: &Plan, (grid, rows): (&'a Grid, usize), [hi, lo]: [&mut [u8]; 2]) -> Self {
         let row = Row {
             base: ptr::null(),
             rows: [0; MAX_KERNEL],
@@ -48,7 +52,7 @@ impl<'a> Outputs<'a> {
             limited: is_limited(conv),
         };
         let planes = [hi.as_mut_ptr(), if lo.is_empty() { ptr::null_mut() } else { lo.as_mut_ptr() }];
-        Outputs { plan, rows, width: conv.shape.out_w(), row, planes }
+        Outputs { grid, size: (rows, conv.shape.out_w()), row, pitch: plan.product_pitch(), planes }
     }
 
     /// Stores what has been multiplied: a block of channels of some tiles.
@@ -63,59 +67,84 @@ impl<'a> Outputs<'a> {
         // Offsets stay inside of the planes.
         self.row.hi = self.planes[0].wrapping_add(16 * block);
         self.row.lo = if self.planes[1].is_null() { ptr::null_mut() } else { self.planes[1].wrapping_add(16 * block) };
-        let columns = self.plan.tiles.1;
         for (n, tile) in tiles.enumerate() {
-            let (y, x) = (SIDE * (tile / columns), SIDE * (tile % columns));
-            let rows = SIDE.min(self.rows.len() - y);
-            // SAFETY: promised by the caller; `rows` by `pixels` of the tile's outputs exist.
-            unsafe { self.store_tile(products.as_ptr().add(n * LINE), (y, x), rows) };
+            let tile = self.grid.tile(tile);
+            let left = (self.size.0 - tile.y, self.size.1 - tile.x);
+            let at = (tile.y * self.size.1 + tile.x) * self.row.out_c;
+            // SAFETY: promised by the caller; a narrow tile has one or two outputs left in that direction, others three or
+            // more.
+            unsafe {
+                let from = products.as_ptr().add(n * LINE);
+                match tile.narrow {
+                    (false, false) => self.store_tile::<4, 4>(from, at, left),
+                    (false, true) => self.store_tile::<4, 2>(from, at, left),
+                    (true, false) => self.store_tile::<2, 4>(from, at, left),
+                    (true, true) => self.store_tile::<2, 2>(from, at, left),
+                }
+            }
         }
     }
 
+    /// Transforms and stores a tile of `H` by `W` outputs, of which `left` or more exist, from `at` on.
+    ///
     /// # Safety
-    /// As [`Outputs::store`] for the tile at row `y` of the call and column `x`, of which `rows` rows exist.
+    /// As [`Outputs::store`]; `H` and `W` are 2 in directions in which the tile is narrow, and 4 in others.
     #[inline(always)]
-    unsafe fn store_tile(&self, products: *const u8, (y, x): (usize, usize), rows: usize) {
-        let (pitch, out_c) = (self.plan.product_pitch(), self.row.out_c);
+    unsafe fn store_tile<const H: usize, const W: usize>(&self, from: *const u8, at: usize, left: (usize, usize)) {
         let nothing: unsafe fn(Tile<'_>) = |_| ();
-        let mut place = Place { run: nothing, start: 0, steps: [0; 3], at: 0, pixels: SIDE.min(self.width - x) };
-        // SAFETY: promised by the caller; the tile asks for nothing else of `row` and `place` than where pixels go.
+        let mut place = Place { run: nothing, start: 0, steps: [0; 3], at, pixels: left.1.min(W) };
+        // SAFETY: promised by the caller; nothing else of `row` and `place` is asked for than where outputs go.
         unsafe {
-            let mut columns = [[_mm512_setzero_si512(); POINTS]; SIDE];
+            let mut rows = [[_mm512_setzero_si512(); POINTS]; H];
             for j in 0..POINTS {
-                let column = [0, 1, 2, 3, 4, 5]
-                    .map(|i| _mm512_loadu_si512(products.add((POINTS * i + j) * pitch).cast()));
-                let values = pixels(column);
-                for i in 0..SIDE {
-                    columns[i][j] = values[i];
+                if W == 2 && NARROW_LACKS.contains(&j) {
+                    continue;
+                }
+                let mut column = [_mm512_setzero_si512(); POINTS];
+                for i in 0..POINTS {
+                    if !(H == 2 && NARROW_LACKS.contains(&i)) {
+                        column[i] = _mm512_loadu_si512(from.add((POINTS * i + j) * self.pitch).cast());
+                    }
+                }
+                let values = outputs::<H>(column);
+                for i in 0..H {
+                    rows[i][j] = values[i];
                 }
             }
-            for (i, columns) in columns.iter().enumerate().take(rows) {
-                place.at = ((y + i) * self.width + x) * out_c;
-                let inverse = _mm512_set1_epi32(INVERSE_OF_9 as i32);
-                let blocks = pixels(*columns).map(|v| [_mm512_mullo_epi32(v, inverse)]);
-                let acc = Accumulators::<Avx512, SIDE, 1> { blocks, tail: [_mm512_setzero_si512(); SIDE] };
-                finish::<Avx512, SIDE, 1, false>(Tile { row: &self.row, place: &place }, &acc);
+            for row in rows.iter().take(left.0) {
+                let (values, inverse) = (outputs::<W>(*row), _mm512_set1_epi32(INVERSE_OF_9 as i32));
+                let mut blocks = [[inverse]; W];
+                for j in 0..W {
+                    blocks[j] = [_mm512_mullo_epi32(values[j], inverse)];
+                }
+                let acc = Accumulators::<Avx512, W, 1> { blocks, tail: [inverse; W] };
+                finish::<Avx512, W, 1, false>(Tile { row: &self.row, place: &place }, &acc);
+                place.at += self.size.1 * self.row.out_c;
             }
         }
     }
 }
 
-/// Rows of Aᵀ, the second and third column with the other sign, the last one times 4.
+/// Rows of Aᵀ: of four outputs, the second and third column with the other sign, the last one times 4; of two outputs of a
+/// narrow tile, whose inputs have been transformed to suit.
 #[inline(always)]
-unsafe fn pixels([a, b, c, d, e, f]: [__m512i; POINTS]) -> [__m512i; SIDE] {
+unsafe fn outputs<const N: usize>([a, b, c, d, e, f]: [__m512i; POINTS]) -> [__m512i; N] {
+    const { assert!(N == 2 || N == SIDE) };
     // SAFETY: the callers have AVX-512 F.
     unsafe {
-        let (add, sub) = (|a, b| _mm512_add_epi32(a, b), |a, b| _mm512_sub_epi32(a, b));
-        let four = |v| _mm512_slli_epi32::<2>(v);
-        let (sum_1, difference_1) = (add(b, c), sub(b, c));
-        let (sum_2, difference_2) = (add(d, e), sub(d, e));
-        let twice = add(difference_2, difference_2);
-        [
-            add(sub(a, sum_1), sum_2),
-            sub(twice, difference_1),
-            sub(four(sum_2), sum_1),
-            sub(four(add(twice, f)), difference_1),
-        ]
+        let mut all = [a; N];
+        let (sum_1, difference_1) = (_mm512_add_epi32(b, c), _mm512_sub_epi32(b, c));
+        all[0] = _mm512_sub_epi32(a, sum_1);
+        if N == 2 {
+            all[1] = _mm512_sub_epi32(f, difference_1);
+            return all;
+        }
+        let (sum_2, difference_2) = (_mm512_add_epi32(d, e), _mm512_sub_epi32(d, e));
+        let twice = _mm512_add_epi32(difference_2, difference_2);
+        all[0] = _mm512_add_epi32(all[0], sum_2);
+        all[1] = _mm512_sub_epi32(twice, difference_1);
+        all[N - 2] = _mm512_sub_epi32(_mm512_slli_epi32::<2>(sum_2), sum_1);
+        all[N - 1] = _mm512_sub_epi32(_mm512_slli_epi32::<2>(_mm512_add_epi32(twice, f)), difference_1);
+        all
     }
 }

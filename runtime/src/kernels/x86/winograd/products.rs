@@ -1,65 +1,105 @@
 //! Products: for each of 36 places, tiles by 16 channels.
 
-use crate::kernels::k8n16::winograd::{GROUP, LINE, PLACES, POINTS, Plan};
+use super::super::tile::hint;
+use crate::kernels::k8n16::winograd::{GROUP, Grid, LINE, PLACES, POINTS, Plan};
 use core::arch::x86_64::*;
+use core::ops::Range;
 
 /// The place to which the point 1 belongs in both directions, which contributes the same to all outputs.
 const BIAS_PLACE: usize = POINTS + 1;
 
-/// What is multiplied.
+/// Products of a block of channels.
 pub(super) struct Products<'a> {
     pub(super) plan: &'a Plan,
-    /// Transformed inputs from the first tile's on.
+    pub(super) grid: &'a Grid,
+    /// Transformed inputs of a batch of tiles.
     pub(super) inputs: &'a [u8],
     /// Transformed weights of the block.
     pub(super) weights: &'a [u8],
     /// What the outputs' sums have to start from.
     pub(super) bias: &'a [i32; 16],
+    /// Packed weights that will be needed next: while these are multiplied, they are fetched. Nothing is read from there.
+    pub(super) ahead: *const u8,
+    /// Lines of them for each place.
+    pub(super) lines_ahead: usize,
 }
 
 impl Products<'_> {
-    /// Multiplies `count` tiles, `1..=GROUP` of them: a line of sums for each place and tile.
+    /// Multiplies `tiles` of the batch that begins with tile `batch`, at most a group of them: a line of sums for each
+    /// place and tile.
     ///
     /// # Safety
-    /// AVX-512 F and VNNI are available, slices are as long as the plan says, and `count` is at most its group.
-    #[inline(always)]
-    pub(super) unsafe fn multiply(&self, count: usize, to: &mut [u8]) {
-        // SAFETY: promised by the caller; the table has an entry for each count.
-        unsafe { KERNELS[count - 1](self, to.as_mut_ptr()) }
+    /// AVX-512 F and VNNI are available, slices are as long as the plan says, and the tiles are some of the batch.
+    #[target_feature(enable = "avx512f,avx512vnni")]
+    pub(super) unsafe fn multiply(&self, batch: usize, tiles: Range<usize>, to: &mut [u8]) {
+        let plan = self.plan;
+        let (input_pitch, weight_pitch, pitch) = (plan.input_pitch(), plan.weight_pitch(), plan.product_pitch());
+        let mut ahead = self.ahead;
+        for place in 0..PLACES {
+            let having = self.grid.having((place / POINTS, place % POINTS));
+            let (first, last) = (having.start.max(tiles.start), having.end.min(tiles.end));
+            for _ in 0..self.lines_ahead {
+                hint::<_MM_HINT_T1>(ahead);
+                ahead = ahead.wrapping_add(LINE);
+            }
+            if first >= last {
+                continue;
+            }
+            let start = if place == BIAS_PLACE { *self.bias } else { [0; 16] };
+            // SAFETY: each place has `parts` lines for each tile of the batch, and a line of weights for each pair; `to`
+            // has a line for each tile. The table has an entry for as many tiles as a group has.
+            unsafe {
+                let job = Place {
+                    inputs: self.inputs.as_ptr().add(place * input_pitch + (first - batch) * LINE),
+                    part_pitch: plan.batch * LINE,
+                    weights: self.weights.as_ptr().add(place * weight_pitch),
+                    quads: plan.quads,
+                    start: _mm512_loadu_si512(start.as_ptr().cast()),
+                    to: to.as_mut_ptr().add(place * pitch + (first - tiles.start) * LINE),
+                };
+                KERNELS[last - first - 1](&job);
+            }
+        }
     }
 }
 
-type Kernel = unsafe fn(&Products<'_>, *mut u8);
+/// Products of one place.
+struct Place {
+    /// First part of the first tile's inputs; tiles follow line by line.
+    inputs: *const u8,
+    /// Bytes from a part to the next one.
+    part_pitch: usize,
+    /// A line for each pair of channels.
+    weights: *const u8,
+    /// Fours of input channels.
+    quads: usize,
+    /// What sums start from.
+    start: __m512i,
+    /// A line for each tile.
+    to: *mut u8,
+}
 
 macro_rules! kernels {
     ($($count:literal)*) => { [$(multiply::<$count>),*] };
 }
 
 /// Kernels for one tile, two...
-const KERNELS: [Kernel; GROUP] = kernels!(1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28);
+const KERNELS: [unsafe fn(&Place); GROUP] =
+    kernels!(1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28);
 
 /// # Safety
-/// As [`Products::multiply`] with `T` tiles.
+/// AVX-512 F and VNNI are available, and the place has `T` tiles.
 #[target_feature(enable = "avx512f,avx512vnni")]
 #[allow(clippy::needless_range_loop)] // unrolled, so that sums stay in registers
-unsafe fn multiply<const T: usize>(job: &Products<'_>, to: *mut u8) {
-    let plan = job.plan;
-    let (parts, part_pitch) = (plan.parts(), plan.batch * LINE);
-    for place in 0..PLACES {
-        // SAFETY: each place has `parts` lines for each tile of the batch, the group's first, and a line of weights for
-        // each pair: 16 of a part, but for the last two parts, which have what is left. `to` has a line for each tile.
-        unsafe {
-            let mut weights = job.weights.as_ptr().add(place * plan.weight_pitch());
-            let inputs = job.inputs.as_ptr().add(place * plan.input_pitch());
-            let start = if place == BIAS_PLACE {
-                _mm512_loadu_si512(job.bias.as_ptr().cast())
-            } else {
-                _mm512_setzero_si512()
-            };
-            let mut sums = [start; T];
-            for part in 0..parts {
-                let mut inputs = inputs.add(part * part_pitch);
-                for _ in 0..(plan.quads - part / 2 * 16).min(16) {
+unsafe fn multiply<const T: usize>(job: &Place) {
+    let (mut sums, mut weights, mut part) = ([job.start; T], job.weights, job.inputs);
+    // SAFETY: there are two lines of inputs for each 64 channels of a tile, and a line of weights for each pair: 16 of a
+    // part, but for the last two parts, which have what is left.
+    unsafe {
+        for chunk in (0..job.quads).step_by(16) {
+            for _ in 0..2 {
+                let mut inputs = part;
+                for _ in 0..(job.quads - chunk).min(16) {
                     let w = _mm512_loadu_si512(weights.cast());
                     for t in 0..T {
                         let x = _mm512_set1_epi32(inputs.add(t * LINE).cast::<i32>().read_unaligned());
@@ -68,11 +108,11 @@ unsafe fn multiply<const T: usize>(job: &Products<'_>, to: *mut u8) {
                     weights = weights.add(LINE);
                     inputs = inputs.add(4);
                 }
+                part = part.wrapping_add(job.part_pitch);
             }
-            let to = to.add(place * plan.product_pitch());
-            for t in 0..T {
-                _mm512_storeu_si512(to.add(t * LINE).cast(), sums[t]);
-            }
+        }
+        for t in 0..T {
+            _mm512_storeu_si512(job.to.add(t * LINE).cast(), sums[t]);
         }
     }
 }

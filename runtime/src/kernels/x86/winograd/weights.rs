@@ -1,5 +1,8 @@
 //! Weights in: `G g Gᵀ`.
 
+// Loops over `0..N` with an index are what unrolls completely, so that all arrays become registers.
+#![allow(clippy::needless_range_loop)]
+
 use crate::kernels::k8n16::winograd::{LINE, POINTS, Plan};
 use crate::kernels::k8n16::{BLOCK_STEP, STEP};
 use core::arch::x86_64::*;
@@ -12,6 +15,16 @@ pub(super) struct Weights<'a> {
 }
 
 impl Weights<'_> {
+    /// Lines of a packed block.
+    pub(super) fn lines(&self) -> usize {
+        9 * self.plan.quads
+    }
+
+    /// Where the packed block behind `block` begins; behind the last one, what artifacts keep there: the next operation's.
+    pub(super) fn behind(&self, block: usize) -> *const u8 {
+        self.packed.as_ptr().wrapping_add((block + 1) * self.lines() * LINE)
+    }
+
     /// Transforms `block` to become held block `at`.
     ///
     /// # Safety
@@ -50,11 +63,12 @@ unsafe fn one_pair<const HALF: usize>(window: *const u8, column: usize, to: *mut
     unsafe {
         let mut rows = [[_mm512_setzero_si512(); 3]; POINTS];
         for j in 0..3 {
-            let g = [0, 1, 2].map(|i| {
+            let mut weights = [_mm512_setzero_si512(); 3];
+            for i in 0..3 {
                 let four = _mm512_loadu_si512(window.add((3 * i + j) * column).cast());
-                _mm512_srai_epi16::<8>(if HALF == 0 { _mm512_slli_epi16::<8>(four) } else { four })
-            });
-            let column = points(g);
+                weights[i] = _mm512_srai_epi16::<8>(if HALF == 0 { _mm512_slli_epi16::<8>(four) } else { four });
+            }
+            let column = points(weights);
             for i in 0..POINTS {
                 rows[i][j] = column[i];
             }
