@@ -54,8 +54,9 @@ pub const INVERSE_OF_9: u32 = 0x38e3_8e39;
 pub const SHIFT: u8 = 6;
 /// Bytes of a line: 16 pairs of transformed values.
 pub const LINE: usize = 64;
-/// Most tiles that are multiplied together.
-pub const GROUP: usize = 28;
+/// Most tiles that are multiplied together. More would load weights less often, but take longer between the last products
+/// of a place and the first ones of the next.
+pub const GROUP: usize = 16;
 /// Bytes of transformed inputs and of the transformed weights of a block of channels that may stay in the second cache
 /// together.
 const NEAR: usize = 720 << 10;
@@ -208,7 +209,7 @@ impl Plan {
         let all = grid.len();
         let mut plan = Plan { quads, blocks, batch: all, held: 1 };
         if plan.inputs_len() + plan.weights_len() > NEAR {
-            plan.batch = all.div_ceil(all.div_ceil(GROUP));
+            plan.batch = all.min(GROUP);
             let most = (NEAR_WEIGHTS / plan.weights_len()).clamp(1, blocks);
             plan.held = blocks.div_ceil(blocks.div_ceil(most));
         }

@@ -41,8 +41,8 @@ unsafe fn run(call: &mut ConvCall<'_>) {
 /// The same with Winograd's algorithm wherever it is possible.
 pub(in crate::kernels) const WINOGRAD: Backend = Backend {
     conv: ConvKernel {
-        name: "qs8_winograd_28x16_k8n16_avx512vnni",
-        tile: (28, 16),
+        name: "qs8_winograd_16x16_k8n16_avx512vnni",
+        tile: (16, 16),
         scratch_len: |shape| winograd::scratch_len(shape, Plan::new),
         splits: true,
         run: run_winograd,

@@ -84,11 +84,10 @@ unsafe fn run_checked(call: &mut ConvCall<'_>, plan: &Plan) {
             // SAFETY: the instruction set is there; slices are as long as the plan says, and there is such a block.
             unsafe { weights.transform(block, block - first) };
         }
-        for batch in (0..tiles).step_by(plan.batch) {
-            let end = tiles.min(batch + plan.batch);
+        for batch in groups(0..tiles, plan.batch) {
             if first == 0 || tiles > plan.batch {
                 // SAFETY: likewise; there are such tiles, a batch of them at most.
-                unsafe { inputs.transform(batch..end) };
+                unsafe { inputs.transform(batch.clone()) };
             }
             for block in held.clone() {
                 let job = Products {
@@ -101,10 +100,10 @@ unsafe fn run_checked(call: &mut ConvCall<'_>, plan: &Plan) {
                     // Weights that are held together are few.
                     lines_ahead: if plan.held == 1 { weights.lines().div_ceil(PLACES) } else { 0 },
                 };
-                for group in groups(batch..end, plan.group()) {
+                for group in groups(batch.clone(), plan.group()) {
                     // SAFETY: likewise; the group's tiles are some of the batch.
                     unsafe {
-                        job.multiply(batch, group.clone(), products);
+                        job.multiply(batch.start, group.clone(), products);
                         outputs.store(&table[block], block, group, products);
                     }
                 }

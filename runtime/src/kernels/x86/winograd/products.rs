@@ -84,8 +84,7 @@ macro_rules! kernels {
 }
 
 /// Kernels for one tile, two...
-const KERNELS: [unsafe fn(&Place); GROUP] =
-    kernels!(1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28);
+const KERNELS: [unsafe fn(&Place); GROUP] = kernels!(1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16);
 
 /// # Safety
 /// AVX-512 F and VNNI are available, and the place has `T` tiles.
