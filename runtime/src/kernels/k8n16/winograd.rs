@@ -36,6 +36,8 @@ use super::{Blocks, STEP};
 use crate::op::{Conv, ConvShape};
 use core::ops::Range;
 
+/// Name of the kernel.
+pub const NAME: &str = "qs8_winograd_16x16_k8n16_avx512vnni";
 /// Pixels along either side of an output tile.
 pub const SIDE: usize = 4;
 /// Pixels along either side of the inputs of a tile, and of its transform.
@@ -227,7 +229,8 @@ impl Plan {
         Plan::new(shape).filter(|plan| 10 * plan.cycles(shape) < 9 * direct_cycles(shape))
     }
 
-    fn cycles(&self, shape: &ConvShape) -> u64 {
+    /// Cycles of a layer with a narrow output, estimated as [`Plan::that_pays`] says.
+    pub fn cycles(&self, shape: &ConvShape) -> u64 {
         let grid = Grid::of(shape.out_h(), shape.out_w());
         let (tiles, weights) = (grid.len(), self.quads * self.blocks);
         let turns = if self.batch < tiles { self.blocks.div_ceil(self.held) } else { 1 };

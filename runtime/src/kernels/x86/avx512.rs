@@ -4,7 +4,7 @@ use super::params::Channels;
 use super::simd::Simd;
 use super::tile::{self, Kind, Tile, Width};
 use super::{conv, dense, depthwise, grouped, max_pool, shortcut, winograd};
-use crate::kernels::k8n16::winograd::Plan;
+use crate::kernels::k8n16::{self, winograd::Plan};
 use crate::kernels::{Backend, ConvCall, ConvKernel, Isa, MaxPoolCall, PoolCall, ShortcutCall, scalar};
 use crate::op::Layout;
 use core::arch::x86_64::*;
@@ -41,7 +41,7 @@ unsafe fn run(call: &mut ConvCall<'_>) {
 /// The same with Winograd's algorithm wherever it is possible.
 pub(in crate::kernels) const WINOGRAD: Backend = Backend {
     conv: ConvKernel {
-        name: "qs8_winograd_16x16_k8n16_avx512vnni",
+        name: k8n16::winograd::NAME,
         tile: (16, 16),
         scratch_len: |shape| winograd::scratch_len(shape, Plan::new),
         splits: true,
