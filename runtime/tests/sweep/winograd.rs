@@ -24,7 +24,7 @@ impl Sweep {
     #[cfg_attr(target_os = "none", allow(dead_code))]
     pub(crate) fn winograd_cuts(&mut self) {
         for (size, in_c, out_c, held, batches) in
-            [((28, 27), 40, 32, 1, 1), ((41, 57), 64, 48, 3, 11), ((17, 21), 256, 48, 2, 2), ((22, 34), 136, 25, 2, 4)]
+            [((28, 27), 40, 32, 1, 1), ((41, 57), 64, 48, 3, 11), ((17, 17), 512, 48, 2, 2), ((22, 34), 136, 25, 2, 4)]
         {
             let shape = shape(size, in_c, out_c, (3, 1, 1));
             let plan = Plan::new(&shape).expect("a plan");

@@ -54,6 +54,8 @@ pub const FACTOR: i32 = 576;
 pub const INVERSE_OF_9: u32 = 0x38e3_8e39;
 /// Bits by which accumulators leave the output's transform too large.
 pub const SHIFT: u8 = 6;
+/// Lines of a row of weights, which are transformed in one direction only.
+pub const WEIGHT_LINES: usize = 3;
 /// Bytes of a line: 16 pairs of transformed values.
 pub const LINE: usize = 64;
 /// Most tiles that are multiplied together. More would load weights less often, but take longer between the last products
@@ -159,7 +161,7 @@ impl Grid {
 pub const NARROW_LACKS: Range<usize> = 3..5;
 
 /// Cycles that it takes to transform four inputs of a block of 16 channels.
-const WEIGHT_CYCLES: usize = 210;
+const WEIGHT_CYCLES: usize = 110;
 /// Cycles that it takes to transform a line of a tile's inputs, which is 32 channels.
 const INPUT_CYCLES: usize = 200;
 /// Cycles that it takes to transform a block of 16 channels of a tile's outputs, and to finish them.
@@ -255,9 +257,9 @@ impl Plan {
         (self.parts() * self.batch + 1) * LINE
     }
 
-    /// Bytes from a place of a block's transformed weights to the next one: a line for each pair of input channels.
+    /// Bytes from a row of a block's transformed weights to the next one: some lines for each pair of input channels.
     pub fn weight_pitch(&self) -> usize {
-        (2 * self.quads + 1) * LINE
+        (2 * self.quads * WEIGHT_LINES + 1) * LINE
     }
 
     /// Tiles that are multiplied together, at most.
@@ -277,7 +279,7 @@ impl Plan {
 
     /// Bytes of a block's transformed weights.
     pub fn weights_len(&self) -> usize {
-        PLACES * self.weight_pitch()
+        POINTS * self.weight_pitch()
     }
 
     /// Bytes of the products.

@@ -1,13 +1,16 @@
-//! Weights in: `G g Gᵀ`.
+//! Weights in: `G g`, and what `products` need to multiply by Gᵀ.
+//!
+//! Of a row of `G g`, a, b and c, are kept 4 (a + c), a + 4c and 2b: each value of `G g Gᵀ` is two additions of those, or three.
 
 // Loops over `0..N` with an index are what unrolls completely, so that all arrays become registers.
 #![allow(clippy::needless_range_loop)]
 
-use crate::kernels::k8n16::winograd::{LINE, POINTS, Plan};
+use crate::kernels::k8n16::winograd::{LINE, POINTS, Plan, WEIGHT_LINES};
 use crate::kernels::k8n16::{BLOCK_STEP, STEP};
 use core::arch::x86_64::*;
 
-/// Packed weights, and where transformed ones go: for each held block, for each place, a line for each pair of inputs.
+/// Packed weights, and where transformed ones go: for each held block, for each row, three lines for each pair of
+/// inputs.
 pub(super) struct Weights<'a> {
     pub(super) plan: &'a Plan,
     pub(super) packed: &'a [u8],
@@ -40,13 +43,13 @@ impl Weights<'_> {
             // Of each 64 channels, a line for each first pair comes before those of the second pairs.
             let (chunk, place) = (quad / 16, quad % 16);
             let in_chunk = (plan.quads - 16 * chunk).min(16);
-            let first = (32 * chunk + place) * LINE;
-            // SAFETY: a block has 9 columns of `groups` steps, two lines each; line 2 · quads - 1 of a place is the last.
+            let first = WEIGHT_LINES * (32 * chunk + place) * LINE;
+            // SAFETY: a block has 9 columns of `groups` steps, two lines each; pair 2 · quads - 1 of a row is the last.
             unsafe {
                 let window = from.as_ptr().add(quad * LINE);
                 let to = to.as_mut_ptr().add(first);
                 one_pair::<0>(window, column, to, pitch);
-                one_pair::<1>(window, column, to.add(in_chunk * LINE), pitch);
+                one_pair::<1>(window, column, to.add(WEIGHT_LINES * in_chunk * LINE), pitch);
             }
         }
     }
@@ -55,8 +58,8 @@ impl Weights<'_> {
 /// Transforms one pair of inputs for 16 channels: inputs 0 and 2 of four, or 1 and 3.
 ///
 /// # Safety
-/// A line may be read at nine places `column` bytes apart from `window` on, and written at 36 places `pitch` bytes apart from
-/// `to` on.
+/// A line may be read at nine places `column` bytes apart from `window` on, and three lines written at six places
+/// `pitch` bytes apart from `to` on.
 #[inline(always)]
 unsafe fn one_pair<const HALF: usize>(window: *const u8, column: usize, to: *mut u8, pitch: usize) {
     // SAFETY: promised by the caller.
@@ -73,9 +76,12 @@ unsafe fn one_pair<const HALF: usize>(window: *const u8, column: usize, to: *mut
                 rows[i][j] = column[i];
             }
         }
-        for (i, row) in rows.into_iter().enumerate() {
-            for (j, value) in points(row).into_iter().enumerate() {
-                _mm512_storeu_si512(to.add((POINTS * i + j) * pitch).cast(), value);
+        for i in 0..POINTS {
+            let [a, b, c] = rows[i];
+            let far = _mm512_add_epi16(a, _mm512_slli_epi16::<2>(c));
+            let lines = [_mm512_slli_epi16::<2>(_mm512_add_epi16(a, c)), far, _mm512_add_epi16(b, b)];
+            for n in 0..WEIGHT_LINES {
+                _mm512_storeu_si512(to.add(i * pitch + n * LINE).cast(), lines[n]);
             }
         }
     }
