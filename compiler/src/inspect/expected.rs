@@ -11,6 +11,9 @@
 //!   steps, pixels of a row to tiles, groups to blocks without groups;
 //! * `store`: cycles to requantize and store a value, more of a wide one and of one that is added to the residual.
 //!
+//! Layers that AVX-512 computes by Winograd's algorithm have a model of their own, which also decides which ones those are
+//! ([`Plan::that_pays`]); they reach more than the 64 a cycle that are the processor's own.
+//!
 //! The figures for x86-64 are fitted to `cargo run --release -p ride-runtime --features std --example layers -- NAME imagenet`
 //! on one core of a Zen 4 (peak of 64 a cycle with AVX-512 VNNI): most layers there are within a fifth of them, and they
 //! know nothing of caches, nor of borders of zeros that are skipped. A target whose data file has a latency model gives its

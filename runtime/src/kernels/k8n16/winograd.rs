@@ -28,7 +28,7 @@
 //! place (1, 1) start from.
 //!
 //! **Narrow tiles.** Where one or two pixels are left at the right or at the bottom, the points ±2 are left out: that is
-//! F(2, 3) with the points 0, ±1 and ∞, whose weights are transformed already but for factors. Those are put right on the
+//! F(2, 3) with the points 0, ±1 and ∞, for which the same weights will do but for factors. Those are put right on the
 //! side of the inputs, `4 (d0-d2) · -3 (d1+d2) · 3 (d1-d2) · 4 (d3-d1)`, so that everything else stays as it is, the factor
 //! of 24 as well. A 14×14 layer, whose 16 tiles are 7 narrow ones among them, saves a sixth of its multiplications.
 
@@ -171,7 +171,7 @@ const OUTPUT_CYCLES: usize = 220;
 fn direct_cycles(shape: &ConvShape) -> u64 {
     let inside = |n: usize| (3 * n - 2 * usize::from(shape.padding.min(1))) as u64;
     let windows = inside(shape.out_h()) * inside(shape.out_w());
-    windows * u64::from(shape.in_c) * Blocks::of(shape.out_c).channels() as u64 / 64
+    windows * (u64::from(shape.in_c) * Blocks::of(shape.out_c).channels() as u64 / 64)
 }
 
 /// How a layer is cut, and what it needs.
@@ -228,7 +228,7 @@ impl Plan {
     /// second cache have to be waited for where they are transformed, whereas the direct kernel fetches them ahead.
     #[inline]
     pub fn that_pays(shape: &ConvShape) -> Option<Self> {
-        Plan::new(shape).filter(|plan| 10 * plan.cycles(shape) < 9 * direct_cycles(shape))
+        Plan::new(shape).filter(|plan| plan.cycles(shape) < direct_cycles(shape) / 10 * 9)
     }
 
     /// Cycles of a layer with a narrow output, estimated as [`Plan::that_pays`] says.

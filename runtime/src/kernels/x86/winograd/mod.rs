@@ -66,7 +66,9 @@ unsafe fn run_checked(call: &mut ConvCall<'_>, plan: &Plan) {
     let (_, table, _) = unsafe { head.align_to_mut::<Channels>() };
     fill_channels(table, &Params::new(call.params, blocks.channels()), blocks, SHIFT);
     let (border, rest) = rest.split_at_mut(plan.border_len());
-    border.fill(call.conv.border[0] ^ 0x80);
+    for (to, from) in border.iter_mut().zip(call.conv.border.iter().cycle()) {
+        *to = from ^ 0x80;
+    }
     let (inputs, rest) = rest.split_at_mut(plan.inputs_len());
     let (weights, rest) = rest.split_at_mut(plan.held * plan.weights_len());
     let products = &mut rest[..plan.products_len()];
