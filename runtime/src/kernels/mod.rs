@@ -11,6 +11,7 @@ pub mod dense;
 pub mod k4n2;
 pub mod k8n16;
 pub mod k8n4;
+pub mod packing;
 pub mod path;
 pub mod scalar;
 #[cfg(target_arch = "x86_64")]
