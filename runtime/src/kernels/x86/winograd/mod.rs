@@ -36,7 +36,7 @@ pub(super) fn scratch_len(shape: &ConvShape, choice: Choice) -> usize {
 
 /// Room to align, the parameters, and the plan's.
 fn needed(plan: &Plan) -> usize {
-    align_of::<Channels>() + plan.blocks * size_of::<Channels>() + plan.scratch_len()
+    Channels::table_len(plan.blocks) + plan.scratch_len()
 }
 
 /// Runs a convolution, if this is the algorithm for it and exact; says whether it was.
@@ -60,10 +60,7 @@ pub(super) unsafe fn run(call: &mut ConvCall<'_>, choice: Choice) -> bool {
 unsafe fn run_checked(call: &mut ConvCall<'_>, plan: &Plan) {
     let shape = call.conv.shape;
     let blocks = Blocks::of(shape.out_c);
-    let pad = call.scratch.as_ptr().align_offset(align_of::<Channels>());
-    let (head, rest) = call.scratch.split_at_mut(pad + plan.blocks * size_of::<Channels>());
-    // SAFETY: every bit pattern is a valid value of `Channels`, which is nothing but arrays of integers.
-    let (_, table, _) = unsafe { head.align_to_mut::<Channels>() };
+    let (table, rest) = Channels::split(call.scratch, plan.blocks);
     fill_channels(table, &Params::new(call.params, blocks.channels()), blocks, SHIFT);
     let (border, rest) = rest.split_at_mut(plan.border_len());
     for (to, from) in border.iter_mut().zip(call.conv.border.iter().cycle()) {

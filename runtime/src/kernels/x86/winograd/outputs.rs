@@ -5,8 +5,8 @@
 
 use super::super::avx512::Avx512;
 use super::super::params::Channels;
-use super::super::store::{finish, is_limited};
-use super::super::tile::{Accumulators, MAX_KERNEL, Place, Row, Tile};
+use super::super::store::finish;
+use super::super::tile::{Accumulators, Place, Row, Tile};
 use crate::kernels::k8n16::winograd::{Grid, INVERSE_OF_9, LINE, NARROW_LACKS, POINTS, Plan, SIDE};
 use crate::op::Conv;
 use core::arch::x86_64::*;
@@ -27,30 +27,8 @@ pub(super) struct Outputs<'a> {
 
 impl<'a> Outputs<'a> {
     pub(super) fn new(conv: &Conv, plan: &Plan, (grid, rows): (&'a Grid, usize), [hi, lo]: [&mut [u8]; 2]) -> Self {
-        let row = Row {
-            base: ptr::null(),
-            rows: [0; MAX_KERNEL],
-            row_count: 0,
-            distance: 0,
-            weights: ptr::null(),
-            block_stride: 0,
-            tail_weights: ptr::null(),
-            channels: ptr::null(),
-            quads: 0,
-            pixel: 0,
-            ahead: ptr::null(),
-            hi: ptr::null_mut(),
-            lo: ptr::null_mut(),
-            out_c: usize::from(conv.shape.out_c),
-            left: 0,
-            half_steps: 0,
-            // The transform has moved accumulators already.
-            pre_shift: false,
-            accumulate: conv.accumulate,
-            raw: conv.raw,
-            limits: conv.limits,
-            limited: is_limited(conv),
-        };
+        // The transform has moved accumulators already.
+        let row = Row::new(conv, (0, usize::from(conv.shape.out_c)), 0);
         let planes = [hi.as_mut_ptr(), if lo.is_empty() { ptr::null_mut() } else { lo.as_mut_ptr() }];
         Outputs { grid, size: (rows, conv.shape.out_w()), row, pitch: plan.product_pitch(), planes }
     }
