@@ -18,6 +18,7 @@
 //! Biases are folded for activations moved to unsigned bytes (`q + 128`), which is what `vpdpbusd` multiplies.
 
 mod depthwise;
+pub mod winograd;
 
 pub use depthwise::Depthwise;
 

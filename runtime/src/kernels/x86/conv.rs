@@ -62,7 +62,7 @@ fn needed<S: Simd>(parts: &k8n16::Parts, ring: &Ring) -> usize {
 /// Whether every slice is as long as the shape asks, and scratch memory has `scratch` bytes; always so for a validated
 /// model.
 #[inline(always)]
-fn is_complete(call: &ConvCall<'_>, scratch: usize) -> bool {
+pub(super) fn is_complete(call: &ConvCall<'_>, scratch: usize) -> bool {
     let shape = &call.conv.shape;
     let Some(outputs) = call.output_len() else { return false };
     (1..=MAX_KERNEL).contains(&usize::from(shape.kernel))

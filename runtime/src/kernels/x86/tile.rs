@@ -225,7 +225,7 @@ fn fetch_outputs<const MR: usize, const FETCH: bool>(t: Tile<'_>) {
 
 /// A hint that faults nowhere, wherever it points.
 #[inline(always)]
-fn hint<const HOW: i32>(at: *const u8) {
+pub(super) fn hint<const HOW: i32>(at: *const u8) {
     // SAFETY: nothing is read, and all x86-64 processors have the instruction.
     unsafe { _mm_prefetch::<HOW>(at.cast()) }
 }
