@@ -67,6 +67,22 @@ impl SplitMix64 {
         low + (high - low) * self.unit()
     }
 
+    /// A number inside of `-1..1`, in steps of 2^-52, never 0 or one of the ends.
+    pub fn symmetric(&mut self) -> f64 {
+        2.0 * self.inside() - 1.0
+    }
+
+    /// A number of the standard normal distribution, by Box and Muller's transform.
+    pub fn normal(&mut self) -> f64 {
+        let radius = (-2.0 * self.inside().ln()).sqrt();
+        radius * (std::f64::consts::TAU * self.inside()).cos()
+    }
+
+    /// A number inside of `0..1`, halfway between two of [`SplitMix64::unit`]'s.
+    fn inside(&mut self) -> f64 {
+        ((self.draw() >> 11) as f64 + 0.5) / (1u64 << 53) as f64
+    }
+
     /// Fisher-Yates.
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for i in (1..items.len()).rev() {
@@ -146,5 +162,18 @@ mod tests {
         // First outputs for seed 1234567, as given by the reference implementation.
         let mut random = SplitMix64(1_234_567);
         assert_eq!([random.draw(), random.draw()], [6_457_827_717_110_365_317, 3_203_168_211_198_807_973]);
+    }
+
+    #[test]
+    fn normal_numbers_are_normal() {
+        let mut random = SplitMix64::new(1_234_567);
+        assert!(
+            (random.normal() - 0.6687418474759114).abs() < 1e-12
+                && (random.symmetric() - 0.06441460812483868).abs() < 1e-15
+        );
+        let drawn: Vec<f64> = (0..20_000).map(|_| random.normal()).collect();
+        let moment = |power: i32| drawn.iter().map(|x| x.powi(power)).sum::<f64>() / drawn.len() as f64;
+        assert!(moment(1).abs() < 0.03 && (moment(2) - 1.0).abs() < 0.05 && (moment(4) - 3.0).abs() < 0.3);
+        assert!((0..20_000).map(|_| random.symmetric()).all(|x| x > -1.0 && x < 1.0 && x != 0.0));
     }
 }

@@ -19,5 +19,6 @@ pub mod refine;
 pub mod rules;
 pub mod source;
 pub mod thresholds;
+#[cfg(feature = "train")]
 pub mod train;
 pub mod verify;

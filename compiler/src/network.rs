@@ -231,7 +231,27 @@ impl Routing {
     }
 }
 
+impl Network {
+    /// Multiply-accumulates of one image through all experts: convolutions and classifiers.
+    pub fn macs(&self) -> u64 {
+        let between = self.stem.shapes(self.input.shape).and_then(|shapes| shapes.last().copied());
+        let expert = |expert: &Expert| {
+            let trunk = between.map_or(0, |shape| expert.trunk.macs(shape));
+            trunk + (expert.head.features * self.classes) as u64
+        };
+        self.stem.macs(self.input.shape) + self.experts.iter().map(expert).sum::<u64>()
+    }
+}
+
 impl Op {
+    /// Multiply-accumulates of a convolution with a result of shape `output`; of anything else 0.
+    pub fn macs(&self, output: Shape) -> u64 {
+        match self {
+            Op::Conv(conv) => (output.len() * conv.kernel * conv.kernel * conv.in_channels / conv.groups) as u64,
+            _ => 0,
+        }
+    }
+
     /// Shape of the result for operands of the given shape; `None` where the operation cannot take it.
     pub fn output_shape(&self, input: Shape) -> Option<Shape> {
         let pooled = |kernel: usize, stride: usize, padding: usize| {
@@ -269,6 +289,12 @@ impl Part {
             shapes.push(node.op.output_shape(first)?);
         }
         Some(shapes)
+    }
+
+    /// Multiply-accumulates for an input of this shape; 0 if it does not fit.
+    pub fn macs(&self, input: Shape) -> u64 {
+        let shapes = self.shapes(input).unwrap_or_default();
+        self.nodes.iter().zip(shapes.iter().skip(1)).map(|(node, &shape)| node.op.macs(shape)).sum()
     }
 
     /// The part's output: the last node's value, or the input if there are no nodes.

@@ -1,7 +1,7 @@
 //! Compares an artifact with the float model that it was built from, image by image and layer by layer.
 //!
 //! The float side is the official forward pass, routing included, through [`crate::reference`]; the int8 side is a
-//! [`Session`] as a device runs it. Every image is judged alone and the figures are summed in the order of the images,
+//! [`Session`] as a device runs it, on this machine's own kernels ([`Native`]). Every image is judged alone and the figures are summed in the order of the images,
 //! so a report does not depend on the number of threads.
 
 use std::collections::BTreeMap;
@@ -18,6 +18,7 @@ use serde::Serialize;
 
 use crate::artifact_file;
 use crate::calibration::fingerprint;
+use crate::lower::native::Native;
 use crate::network::{Network, Shape};
 use crate::reference::{self, Executor, Forward, Image, Observe, Scratch};
 use crate::refine::RESCALED;
@@ -54,6 +55,8 @@ pub struct Report {
     pub groups_known: bool,
     /// Convolution kernel that ran.
     pub kernel: &'static str,
+    /// Whether it read a copy of the weights in its own layout, because this machine has no fast kernel for the artifact's.
+    pub repacked: bool,
     /// How experts are combined, on both sides.
     pub combiner: String,
     /// What routers decide by, on both sides; none without routers.
@@ -91,9 +94,10 @@ pub fn verify(
     let counts = class_counts(model, &settings.class_counts)?;
     let images = choose(data, settings.limit)?;
     let executor = Executor::new(network)?;
-    let job = Job { model, executor: &executor, data, images: &images };
+    let native = Native::of(model)?;
+    let job = Job { model: native.checked()?, executor: &executor, data, images: &images };
     let records = job.run(progress)?;
-    let mut report = job.summarise(&records, counts.as_deref());
+    let mut report = Report { repacked: native.repacked(), ..job.summarise(&records, counts.as_deref()) };
     if counts.is_none() {
         for side in [&mut report.routed.float, &mut report.routed.int8] {
             (side.many, side.medium, side.few) = (None, None, None);
@@ -240,6 +244,7 @@ impl Job<'_> {
             layers_images: records.iter().filter(|r| !r.layers.is_empty()).count(),
             groups_known: counts.is_some(),
             kernel: ride_runtime::kernels::best(self.model.layout()).map_or("", |b| b.conv.name),
+            repacked: false,
             combiner: crate::inspect::combiner(self.model),
             routers: crate::inspect::rules(self.model),
             routed: VerifyReport {

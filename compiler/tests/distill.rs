@@ -1,7 +1,8 @@
 //! `ride-compile distill` on tiny made-up data: from scratch, with a teacher, stopped in every way and taken up again.
 
+mod npz;
+
 use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread::sleep;
@@ -39,19 +40,8 @@ layer2_blocks = 1
 layer3_output_dim = 22
 ";
 
-fn npy(descr: &str, shape: &str, data: &[u8]) -> Vec<u8> {
-    let mut header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({shape}), }}");
-    while (10 + header.len() + 1) % 64 != 0 {
-        header.push(' ');
-    }
-    header.push('\n');
-    let len = u16::try_from(header.len()).unwrap().to_le_bytes();
-    [b"\x93NUMPY\x01\x00", &len[..], header.as_bytes(), data].concat()
-}
-
 /// Images whose class is the channel and the direction of their gradient, with some noise.
 fn write_data(path: &Path, images: usize, (height, width): (usize, usize)) {
-    let mut zip = zip::ZipWriter::new(fs::File::create(path).unwrap());
     let mut noise = 1u32;
     let mut pixels = Vec::new();
     for image in 0..images {
@@ -63,15 +53,8 @@ fn write_data(path: &Path, images: usize, (height, width): (usize, usize)) {
             pixels.push(u8::try_from(signal + (noise >> 27) as usize).unwrap());
         }
     }
-    let labels: Vec<u8> = (0..images).flat_map(|image| (label(image) as i64).to_le_bytes()).collect();
-    for (name, bytes) in [
-        ("x.npy", npy("|u1", &format!("{images}, {height}, {width}, 3"), &pixels)),
-        ("y.npy", npy("<i8", &format!("{images},"), &labels)),
-    ] {
-        zip.start_file(name, zip::write::SimpleFileOptions::default()).unwrap();
-        zip.write_all(&bytes).unwrap();
-    }
-    zip.finish().unwrap();
+    let labels: Vec<usize> = (0..images).map(label).collect();
+    npz::write(path, (height, width), &pixels, &labels);
 }
 
 /// Class 0 has half of the images, class 3 a twentieth.

@@ -1,7 +1,8 @@
 //! ONNX files of both of PyTorch's exporters: imported, they must compute what tract, an independent engine, computes.
 
+mod npz;
+
 use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -285,19 +286,8 @@ fn ride_compile(args: &[&str]) -> Result<String, String> {
 fn pictures(file: &Path, classes: usize, side: usize) {
     let count = 3 * classes;
     let pixels: Vec<u8> = noise(1, count * side * side * 3).iter().map(|x| (x * 100.0 + 128.0) as u8).collect();
-    let labels: Vec<u8> = (0..count).map(|index| (index % classes) as u8).collect();
-    let mut zip = zip::ZipWriter::new(fs::File::create(file).unwrap());
-    let shapes = [format!("{count}, {side}, {side}, 3"), format!("{count},")];
-    for ((name, data), shape) in [("x.npy", &pixels), ("y.npy", &labels)].into_iter().zip(shapes) {
-        let mut header = format!("{{'descr': '|u1', 'fortran_order': False, 'shape': ({shape}), }}");
-        header.extend(std::iter::repeat_n(' ', 128 - 11 - header.len()).chain(['\n']));
-        zip.start_file(name, zip::write::SimpleFileOptions::default()).unwrap();
-        zip.write_all(b"\x93NUMPY\x01\x00").unwrap();
-        zip.write_all(&(header.len() as u16).to_le_bytes()).unwrap();
-        zip.write_all(header.as_bytes()).unwrap();
-        zip.write_all(data).unwrap();
-    }
-    zip.finish().unwrap();
+    let labels: Vec<usize> = (0..count).map(|index| index % classes).collect();
+    npz::write(file, (side, side), &pixels, &labels);
 }
 
 #[test]

@@ -3,9 +3,10 @@
 //!
 //! `tests/data/relatives/make.py` computed the golden logits and says how the parameters are made up.
 
+mod npz;
+
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -289,28 +290,12 @@ fn picture(seed: u32, side: usize) -> Vec<u8> {
     pixels
 }
 
-/// A NumPy array of bytes (format version 1).
-fn npy(shape: &str, data: &[u8]) -> Vec<u8> {
-    let mut header = format!("{{'descr': '|u1', 'fortran_order': False, 'shape': ({shape}), }}");
-    header.extend(std::iter::repeat_n(' ', 128 - 11 - header.len()).chain(['\n']));
-    let len = u16::try_from(header.len()).unwrap().to_le_bytes();
-    [b"\x93NUMPY\x01\x00", &len[..], header.as_bytes(), data].concat()
-}
-
 /// Writes an archive of synthetic pictures and returns its name.
 fn write_data(folder: &Path, side: usize) -> String {
     let file = folder.join("data.npz");
-    let mut zip = zip::ZipWriter::new(fs::File::create(&file).unwrap());
     let pixels: Vec<u8> = (0..IMAGES as u32).flat_map(|seed| picture(seed, side)).collect();
-    let labels: Vec<u8> = (0..IMAGES).map(|image| (image % CLASSES) as u8).collect();
-    for (name, array) in [
-        ("x.npy", npy(&format!("{IMAGES}, {side}, {side}, 3"), &pixels)),
-        ("y.npy", npy(&format!("{IMAGES},"), &labels)),
-    ] {
-        zip.start_file(name, zip::write::SimpleFileOptions::default()).unwrap();
-        zip.write_all(&array).unwrap();
-    }
-    zip.finish().unwrap();
+    let labels: Vec<usize> = (0..IMAGES).map(|image| image % CLASSES).collect();
+    npz::write(&file, (side, side), &pixels, &labels);
     file.display().to_string()
 }
 

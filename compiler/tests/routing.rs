@@ -1,8 +1,9 @@
 //! Routers as a user trains and tunes them: `train-router`, `thresholds`, and `build` with thresholds that are chosen.
 
+mod npz;
+
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -61,35 +62,15 @@ fn names(folder: &Path) -> Vec<String> {
 
 const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/ride-resnet32-cifar100lt");
 
-fn npy(descr: &str, shape: &str, data: &[u8]) -> Vec<u8> {
-    let mut header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({shape}), }}");
-    while (10 + header.len() + 1) % 64 != 0 {
-        header.push(' ');
-    }
-    header.push('\n');
-    let len = u16::try_from(header.len()).unwrap().to_le_bytes();
-    [b"\x93NUMPY\x01\x00", &len[..], header.as_bytes(), data].concat()
-}
-
 /// Synthetic pictures with these labels.
-fn write_npz(path: &Path, labels: &[i64]) {
+fn write_npz(path: &Path, labels: &[usize]) {
     let mut pixels = Vec::new();
     for seed in 0..labels.len() {
         let mut picture = vec![0; 32 * 32 * 3];
         golden::image(seed as u32, (32, 3), &mut picture);
         pixels.extend(picture);
     }
-    let images = labels.len();
-    let labels: Vec<u8> = labels.iter().flat_map(|label| label.to_le_bytes()).collect();
-    let mut zip = zip::ZipWriter::new(fs::File::create(path).unwrap());
-    for (name, bytes) in [
-        ("x.npy", npy("|u1", &format!("{images}, 32, 32, 3"), &pixels)),
-        ("y.npy", npy("<i8", &format!("{images},"), &labels)),
-    ] {
-        zip.start_file(name, zip::write::SimpleFileOptions::default()).unwrap();
-        zip.write_all(&bytes).unwrap();
-    }
-    zip.finish().unwrap();
+    npz::write(path, (32, 32), &pixels, labels);
 }
 
 struct Lab {
@@ -113,7 +94,7 @@ fn lab() -> &'static Lab {
         let label = |n: usize| {
             let mut picture = vec![0; 32 * 32 * 3];
             golden::image(n as u32, (32, 3), &mut picture);
-            session.classify(&picture, ride_runtime::Policy::Exactly(1 + n % 3)).unwrap().class as i64
+            session.classify(&picture, ride_runtime::Policy::Exactly(1 + n % 3)).unwrap().class
         };
         write_npz(&lab.npz, &(0..IMAGES).map(label).collect::<Vec<_>>());
         lab
@@ -202,6 +183,43 @@ fn the_chosen_point_is_what_the_artifact_does() {
     let shown = run(&[&args[..], &["--max-latency", "2.2ms"], &limits[2..]].concat());
     assert!(shown.contains("chosen") && shown.contains("--set") && shown.contains("always 3 experts"), "{shown}");
     assert_eq!(run_json(&["thresholds", text(&lab.artifact)])["thresholds"], json!([0.0, 0.0]));
+}
+
+/// A microcontroller's artifact, whose kernels this machine does not have: its own latency model counts.
+#[test]
+fn the_chosen_point_keeps_a_devices_latency() {
+    let (lab, folder) = (lab(), TempDir::new().unwrap());
+    let (device, out) = (folder.path().join("m7.ride"), folder.path().join("out.ride"));
+    let built = run_json(&["build", MODEL, "--target", "cortex-m7", "-o", text(&device)]);
+    let times: Vec<f64> =
+        built["estimate"]["latency_ms"].as_array().unwrap().iter().map(|ms| ms.as_f64().unwrap()).collect();
+    assert!(times.len() == 3 && times[0] > 1.0 && times.is_sorted(), "{times:?}");
+    let limit = (times[0] + times[1]) / 2.0;
+    let args = ["thresholds", text(&device), "--data", text(&lab.npz), "--max-latency", &format!("{limit}ms")];
+    let report = run_json(&[&args[..], &["--write", "-o", text(&out)]].concat());
+    assert!(report["latency"].as_str().unwrap().contains("480 MHz"), "{}", report["latency"]);
+    let chosen = &report["chosen"];
+    let shares = chosen["experts"].as_array().unwrap().iter().map(|share| share.as_f64().unwrap());
+    let expected: f64 = shares.zip(&times).map(|(share, ms)| share * ms).sum();
+    let found = chosen["latency_ms"].as_f64().unwrap();
+    assert!((found - expected).abs() < 1e-9 && found <= limit && found > times[0], "{found}, {expected}");
+    // Every faster point is worse, and so is every one that the limit leaves.
+    let front = report["front"].as_array().unwrap();
+    let kept = front.iter().filter(|point| point["latency_ms"].as_f64().unwrap() <= limit);
+    assert!(kept.clone().count() > 1 && kept.clone().next_back() == Some(chosen), "{chosen}");
+    // What was written does this, and is still for the device.
+    let verified = run_json(&["verify", text(&out), "--model", MODEL, "--data", text(&lab.npz)]);
+    assert_eq!(verified["int8"]["experts"], chosen["experts"]);
+    let vector = ride_runtime::kernels::BACKENDS.iter().any(|b| b.isa.name() != "scalar" && b.isa.available());
+    assert_eq!(verified["repacked"].as_bool(), Some(vector));
+    assert_eq!(run_json(&["inspect", text(&out)])["target"], "cortex-m7");
+    // At half the clock, in twice the time; on another target, in its own.
+    let slow = run_json(&[&args[..4], &["--target", "cortex-m7", "--clock", "240M"]].concat());
+    assert!((slow["fixed"][0]["latency_ms"].as_f64().unwrap() / times[0] - 2.0).abs() < 1e-6, "{}", slow["fixed"]);
+    // The front is shown where nothing keeps the limit.
+    let failed = command(&[&args[..5], &["1us", "--write", "-o", text(&out)]].concat()).output().unwrap();
+    assert_eq!(failed.status.code(), Some(2));
+    assert!(String::from_utf8(failed.stdout).unwrap().contains("the front has"));
 }
 
 #[test]

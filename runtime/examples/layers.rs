@@ -58,7 +58,7 @@ const fn depthwise(name: &'static str, side: u16, channels: u16, stride: u8) -> 
 }
 
 /// Some layers of ResNet-50 and ResNeXt-50 with `reduce_dimension`, and of MobileNet-v2.
-const IMAGENET: [Layer; 17] = [
+const IMAGENET: [Layer; 20] = [
     pointwise("56x56x64 -> 256, wide residual", 56, (64, 256), 1, RESIDUAL),
     pointwise("56x56x256 -> 64", 56, (256, 64), 1, NARROW),
     pointwise("28x28x512 -> 768, stride 2, wide", 28, (512, 768), 2, WIDE),
@@ -67,6 +67,9 @@ const IMAGENET: [Layer; 17] = [
     pointwise("14x14x192 -> 768, wide residual", 14, (192, 768), 1, RESIDUAL),
     pointwise("14x14x768 -> 192", 14, (768, 192), 1, NARROW),
     pointwise("7x7x384 -> 1536, wide residual", 7, (384, 1536), 1, RESIDUAL),
+    layer("56x56x64 -> 64, 3x3", 56, (64, 64), 1, NARROW, (0, 0)),
+    layer("28x28x128 -> 128, 3x3", 28, (128, 128), 1, NARROW, (0, 0)),
+    layer("7x7x384 -> 384, 3x3", 7, (384, 384), 1, NARROW, (0, 0)),
     layer("14x14x192 -> 192, 3x3", 14, (192, 192), 1, NARROW, (0, 0)),
     grouped("56x56x128, 32 groups", 56, 128, 1),
     grouped("28x28x256, 32 groups", 28, 256, 1),
@@ -313,7 +316,7 @@ fn main() {
     #[allow(unused_mut)]
     let mut backends = BACKENDS.to_vec();
     #[cfg(target_arch = "x86_64")]
-    backends.push(kernels::x86::AVX512VL);
+    backends.extend([kernels::x86::AVX512VL, kernels::x86::AVX512WINOGRAD]);
     // Portable code takes seconds and is no kernel to tune.
     backends.retain(|b| {
         if part.is_empty() {

@@ -11,12 +11,13 @@ use ride_runtime::kernels;
 use ride_runtime::kernels::{BACKENDS, Backend};
 use sweep::{Random, Sweep};
 
-/// All backends, and the 256-bit VNNI kernels in the encoding that AVX-512 machines have.
+/// All backends, the 256-bit VNNI kernels in the encoding that AVX-512 machines have, and Winograd's algorithm on all layers
+/// for which it is possible.
 fn backends() -> Vec<Backend> {
     #[allow(unused_mut)]
     let mut all = BACKENDS.to_vec();
     #[cfg(target_arch = "x86_64")]
-    all.push(kernels::x86::AVX512VL);
+    all.extend([kernels::x86::AVX512VL, kernels::x86::AVX512WINOGRAD]);
     let (here, missing): (Vec<_>, Vec<_>) = all.into_iter().partition(|b| b.isa.available());
     for b in missing {
         println!("not run on this machine: {} ({})", b.conv.name, b.isa.name());
@@ -81,6 +82,21 @@ fn depthwise() {
 #[test]
 fn imagenet_layers() {
     sweep(10).imagenet_layers();
+}
+
+#[test]
+fn winograd_tiles() {
+    sweep(13).winograd_tiles();
+}
+
+#[test]
+fn winograd_cuts() {
+    sweep(14).winograd_cuts();
+}
+
+#[test]
+fn winograd_limits() {
+    sweep(15).winograd_limits();
 }
 
 #[test]

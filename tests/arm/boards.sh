@@ -11,8 +11,8 @@ target=$(realpath -m "${CARGO_TARGET_DIR:-target}")/boards
 mkdir -p "$target/run"
 ride=${RIDE_COMPILE:-}
 if [ -z "$ride" ]; then
-    cargo build --release --locked -p ride-compiler
-    ride=$(realpath "${CARGO_TARGET_DIR:-target}/release/ride-compile")
+    cargo build --locked -p ride-compiler
+    ride=$(realpath "${CARGO_TARGET_DIR:-target}/debug/ride-compile")
 fi
 . tests/arm/cross.sh
 

@@ -12,8 +12,8 @@ artifact=$folder/trained.ride
 model=examples/models/ride-resnet32-cifar100lt
 ride=${RIDE_COMPILE:-}
 if [ -z "$ride" ]; then
-    cargo build --release --locked -q -p ride-compiler
-    ride=$host_target/release/ride-compile
+    cargo build --locked -q -p ride-compiler
+    ride=$host_target/debug/ride-compile
 fi
 "$ride" build "$model" --calibration "$model/calibration.json" --target aarch64 -o "$artifact" --quiet
 mkdir "$folder/synthetic"

@@ -13,10 +13,23 @@ if [ $rc = 3 ]; then
     exit 0
 fi
 [ $rc = 0 ] || exit $rc
-cargo build --release --locked -p ride-compiler
-RIDE_COMPILE=$(realpath "${CARGO_TARGET_DIR:-target}/release/ride-compile")
+# The build that the tests of the workspace have made, if they ran: it is optimised enough, and checks its arithmetic.
+cargo build --locked -p ride-compiler
+RIDE_COMPILE=$(realpath "${CARGO_TARGET_DIR:-target}/debug/ride-compile")
 export RIDE_COMPILE
-for step in linux boards firmware firmware-c; do
-    printf '\n== emulated Arm: %s\n' $step
-    tests/arm/$step.sh
-done
+
+steps() {
+    for step in "$@"; do
+        printf '\n== emulated Arm: %s (%d min %02d s)\n' "$step" $((SECONDS / 60)) $((SECONDS % 60))
+        "tests/arm/$step.sh"
+    done
+}
+# An emulator takes one core: two things at a time. What runs beside the others is shown when they are done.
+log=$(mktemp)
+set -m # a process group of its own, which can be ended whole
+steps boards firmware-c >"$log" 2>&1 </dev/null &
+beside=$!
+set +m
+trap 'kill -- -"$beside" 2>/dev/null || true; printf "\n== beside these:\n"; cat "$log"; rm -f "$log"' EXIT
+steps linux firmware
+wait "$beside"

@@ -22,6 +22,8 @@ machine=$(rustc -vV | sed -n 's/^host: //p')
 coverage="-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4"
 coverage+=" -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table"
 coverage+=" -Cllvm-args=-sanitizer-coverage-trace-compares"
+# The compiler as it is built here, without program and training, has no warnings either.
+coverage+=" -Dwarnings"
 RUSTFLAGS="$coverage" cargo build --release --target "$machine" --bins
 
 # The last coverage that libFuzzer reported in a log.

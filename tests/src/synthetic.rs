@@ -46,7 +46,8 @@ pub enum Blocks {
     Basic,
     /// 1x1, 3x3 and 1x1 convolutions and a projection, as in the ImageNet networks.
     Bottleneck,
-    /// The same with the whole stem of these networks (7x7 convolution, max pooling, two blocks) and this many groups.
+    /// The same with the whole stem of these networks (7x7 convolution, max pooling, two blocks) and this many groups, or a
+    /// group for each channel where there are fewer channels.
     Next(usize),
     /// The stem of the ImageNet networks in front of two 3x3 convolutions: a residual stream begins at the max pooling.
     Pooled,
@@ -387,6 +388,7 @@ impl<'r> Builder<'r> {
     ) -> ValueId {
         let named = |suffix: &str| format!("{name}.{suffix}");
         let inner = to / 2;
+        let groups = groups.min(inner);
         let first = self.conv(&named("conv1"), input, [from, inner], [1, 1]);
         let relu1 = self.relu(&named("relu1"), first);
         let second = self.grouped(&named("conv2"), relu1, [inner, inner], [3, stride], groups);

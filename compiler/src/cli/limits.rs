@@ -79,7 +79,7 @@ impl LimitArgs {
         asked: bool,
     ) -> Result<Option<(Vec<f64>, String)>> {
         if let Some(measured) = self.measured(model.experts())? {
-            return Ok(Some((measured, "(as passed with --latency)\n".to_owned())));
+            return Ok(Some((measured, "(as passed with --latency)".to_owned())));
         }
         // An artifact may be for a target of the user's own, whose data file is not at hand.
         let found = match target {

@@ -140,7 +140,9 @@ impl VerifyArgs {
 
 fn text(report: &Report) -> String {
     let r = &report.routed;
-    let mut out = format!("{} images, routed ({})\n", r.images, report.kernel);
+    let kernel = report.kernel;
+    let copy = if report.repacked { ", on weights packed for this machine" } else { "" };
+    let mut out = format!("{} images, routed ({kernel}{copy})\n", r.images);
     out += &format!("combined by {}; routers: {}\n", report.combiner, inspect::rules_text(&report.routers));
     out += &sides(&r.float, &r.int8).text();
     out += "\nagreement of int8 with float\n";

@@ -19,6 +19,7 @@ mod args;
 mod blocks;
 mod config;
 mod head;
+#[cfg(feature = "train")]
 mod plan;
 mod preprocess;
 mod spec;
@@ -27,6 +28,7 @@ mod tensors;
 #[cfg(test)]
 mod tests;
 
+#[cfg(feature = "train")]
 pub use plan::plan;
 
 use arch::Architecture;

@@ -390,7 +390,7 @@ fn operation(model: Model<'_>, machine: &Machine, step: &Step) -> OpReport {
         name: model.name(step).to_owned(),
         kind: step.op.kind(),
         detail,
-        kernel: conv.and_then(|c| kernels::best(model.layout()).map(|b| kernels::conv_name(b, &c.shape))),
+        kernel: conv.and_then(|c| kernels::best(model.layout()).map(|b| kernels::conv_name(b, c))),
         expected_macs_per_cycle: conv.map(|c| machine.expected(c)),
         slow_path: conv.and_then(|c| machine.slow(&c.shape)),
         output,

@@ -11,6 +11,9 @@
 //!   steps, pixels of a row to tiles, groups to blocks without groups;
 //! * `store`: cycles to requantize and store a value, more of a wide one and of one that is added to the residual.
 //!
+//! Layers that AVX-512 computes by Winograd's algorithm have a model of their own, which also decides which ones those are
+//! ([`Plan::that_pays`]); they reach more than the 64 a cycle that are the processor's own.
+//!
 //! The figures for x86-64 are fitted to `cargo run --release -p ride-runtime --features std --example layers -- NAME imagenet`
 //! on one core of a Zen 4 (peak of 64 a cycle with AVX-512 VNNI): most layers there are within a fifth of them, and they
 //! know nothing of caches, nor of borders of zeros that are skipped. A target whose data file has a latency model gives its
@@ -18,6 +21,7 @@
 //! instruction sets without either are those of their slowest core that has one.
 
 use ride_runtime::Model;
+use ride_runtime::kernels::k8n16::winograd::Plan;
 use ride_runtime::kernels::path::Path;
 use ride_runtime::kernels::{self, Isa, k4n2, k8n4, k8n16};
 use ride_runtime::op::{Conv, ConvShape, Layout};
@@ -100,6 +104,8 @@ pub(crate) struct Machine {
     pub(crate) basis: String,
     layout: Layout,
     speed: Speed,
+    /// What part of the kernels' speed the target's latency model leaves.
+    share: f64,
     /// Whether the target's data file says that there is nothing better than portable code.
     settled: bool,
 }
@@ -120,15 +126,15 @@ impl Machine {
             (None, Some(isa)) => (isa, "the best that this machine has"),
             (None, None) => (Isa::least(layout), "the least that the weights' layout asks for"),
         };
-        let mut speed = speed(isa);
+        let (mut speed, mut share) = (speed(isa), 1.0);
         let mut basis = format!("{} ({basis})", isa.name());
         if let Some(latency) = target.and_then(Target::latency) {
             // An average over whole networks: what is slower than that stays as much slower.
-            let share = 1.0 / latency.cycles_per_mac / speed.rate;
+            share = 1.0 / latency.cycles_per_mac / speed.rate;
             (speed.rate, speed.portable, speed.store) = (speed.rate * share, speed.portable * share, [0.0; 3]);
             basis += &format!(", {} cycles a MAC by the target's latency model", latency.cycles_per_mac);
         }
-        Machine { isa, basis, layout, speed, settled: named == Some(Isa::Scalar) }
+        Machine { isa, basis, layout, speed, share, settled: named == Some(Isa::Scalar) }
     }
 
     /// Multiply-accumulates a cycle to be expected of a convolution.
@@ -138,8 +144,12 @@ impl Machine {
         let filled = |rate: f64| executed(self.layout, speed.widths, shape) / rate;
         // What their blocks of 16 channels and their steps waste is little.
         let direct = |rate: f64| macs / rate;
-        let multiplying = match Path::of(self.isa, shape) {
+        let narrow = shape.output_len() as f64 * speed.store[0];
+        let multiplying = match Path::of_conv(self.isa, conv) {
             Path::Vector => filled(speed.rate),
+            // With narrow outputs, which come on top below.
+            Path::Winograd => Plan::that_pays(shape)
+                .map_or(filled(speed.rate), |plan| plan.cycles(shape) as f64 / self.share - narrow),
             Path::Grouped => direct(speed.grouped),
             Path::Depthwise => direct(speed.depthwise[usize::from(shape.stride > 1)]),
             Path::BlockDiagonal { .. } => filled(speed.block_diagonal),
@@ -156,7 +166,7 @@ impl Machine {
     /// Why a convolution is slower than it might be, if it is.
     pub(crate) fn slow(&self, shape: &ConvShape) -> Option<String> {
         match Path::of(self.isa, shape) {
-            Path::Vector | Path::Grouped | Path::Depthwise => None,
+            Path::Vector | Path::Winograd | Path::Grouped | Path::Depthwise => None,
             Path::Portable if self.settled => None,
             Path::Portable if self.isa == Isa::Scalar => {
                 Some("portable code: there are no vector kernels for this target".to_owned())
@@ -245,7 +255,7 @@ mod tests {
     }
 
     fn of(isa: Isa) -> Machine {
-        Machine { isa, basis: String::new(), layout: Layout::K8N16, speed: speed(isa), settled: false }
+        Machine { isa, basis: String::new(), layout: Layout::K8N16, speed: speed(isa), share: 1.0, settled: false }
     }
 
     #[test]
@@ -265,6 +275,8 @@ mod tests {
             (Isa::Avx512Vnni, conv(32, (16, 16, 1), (3, 1), false), 57.1),
             (Isa::Avx512Vnni, conv(56, (64, 256, 1), (1, 1), true), 41.9),
             (Isa::Avx512Vnni, conv(14, (768, 192, 1), (1, 1), false), 61.5),
+            (Isa::Avx512Vnni, conv(56, (64, 64, 1), (3, 1), false), 97.0),
+            (Isa::Avx512Vnni, conv(14, (192, 192, 1), (3, 1), false), 96.0),
             (Isa::Avx512Vnni, conv(14, (384, 384, 32), (3, 1), false), 46.5),
             (Isa::Avx512Vnni, conv(14, (384, 384, 384), (3, 1), false), 9.5),
             (Isa::Avx512Vnni, conv(112, (96, 96, 96), (3, 2), false), 6.9),

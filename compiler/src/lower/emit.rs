@@ -2,17 +2,18 @@
 
 use anyhow::{Context, Result, anyhow, ensure};
 use ride_runtime::format::header::{Kind as SectionKind, model as field};
-use ride_runtime::format::record::{PART_HEAD, RECORD_LEN, ROUTER_HEAD, encode, encode_router};
-use ride_runtime::format::writer::{Section, write};
-use ride_runtime::op::{self, Layout, Op, Source, Span};
+use ride_runtime::format::record::encode_router;
+use ride_runtime::op::{self, Layout, Op, Source};
 use ride_runtime::{Model, Session, golden};
 
 use super::Request;
 use super::layers::{ConvLayer, DenseConstants, DenseLayer, conv, pooling};
+use super::native::Native;
 use super::places::{Places, conv_shape, place, small};
 use super::program::{Input, Kind, PartProgram, Program, Step, ValueIx};
 use super::quant::Quant;
 use super::rounding::{Rounding, conv_input};
+use super::sections::{OwnSection, PartWriter, assemble};
 use super::weights::multiplier;
 use crate::memory::AlignedBytes;
 use crate::network::{Confidence, Routing};
@@ -21,8 +22,6 @@ use crate::network::{Confidence, Routing};
 const GOLDEN_SEEDS: u32 = 64;
 /// Golden vectors of each number of experts used.
 const GOLDEN_EACH: usize = 2;
-/// Constants of vector kernels start at multiples of this.
-const WEIGHT_ALIGN: usize = 64;
 
 /// Builds the artifact.
 pub(super) fn artifact(
@@ -33,41 +32,40 @@ pub(super) fn artifact(
 ) -> Result<Vec<u8>> {
     let emitter = Emitter::new(request, program, quants, rounding)?;
     let mut names = Names::default();
-    let stem = emitter.part(&program.stem, &mut names, None)?;
-    let mut experts = Vec::new();
-    for (i, part) in program.experts.iter().enumerate() {
-        experts.push(emitter.part(part, &mut names, Some(i))?);
+    let section = |kind, index, content| OwnSection { kind, index, content };
+    let mut parts = vec![section(SectionKind::Stem, 0, emitter.part(&program.stem, &mut names, None)?)];
+    for (i, part) in (0u16..).zip(&program.experts) {
+        parts.push(section(SectionKind::Expert, i, emitter.part(part, &mut names, Some(usize::from(i)))?));
     }
-    let routers = emitter.routers()?;
-    let model = emitter.model_section();
-    let classes = emitter.classes_section()?;
-    let assemble = |golden: &[u8]| -> Result<Vec<u8>> {
-        let mut sections = vec![
-            Section { kind: SectionKind::Model, index: 0, content: &model },
-            Section { kind: SectionKind::Classes, index: 0, content: &classes },
-            Section { kind: SectionKind::Names, index: 0, content: &names.0 },
-            Section { kind: SectionKind::Stem, index: 0, content: &stem },
-        ];
-        for (kind, contents) in [(SectionKind::Expert, &experts), (SectionKind::Router, &routers)] {
-            for (index, content) in (0u16..).zip(contents) {
-                sections.push(Section { kind, index, content });
-            }
-        }
-        sections.push(Section { kind: SectionKind::Golden, index: 0, content: golden });
-        let mut out = Vec::new();
-        write(&sections, &mut out).context("the artifact would be larger than 4 GiB")?;
-        Ok(out)
-    };
-    let draft = assemble(&0u32.to_le_bytes())?;
-    assemble(&golden_section(&draft)?)
+    parts.extend((0u16..).zip(emitter.routers()?).map(|(i, content)| section(SectionKind::Router, i, content)));
+    let mut sections = vec![
+        section(SectionKind::Model, 0, emitter.model_section()),
+        section(SectionKind::Classes, 0, emitter.classes_section()?),
+        section(SectionKind::Names, 0, names.0),
+    ];
+    sections.extend(parts);
+    // No vectors yet.
+    sections.push(section(SectionKind::Golden, 0, 0u32.to_le_bytes().to_vec()));
+    with_golden_vectors(sections)
+}
+
+/// The artifact made of `sections`, with golden vectors computed anew.
+pub(crate) fn with_golden_vectors(mut sections: Vec<OwnSection>) -> Result<Vec<u8>> {
+    let golden = golden_section(&assemble(&sections)?)?;
+    let place = sections.iter_mut().find(|section| section.kind == SectionKind::Golden);
+    place.context("an artifact has a section for golden vectors")?.content = golden;
+    assemble(&sections)
 }
 
 /// Runs synthetic images on the finished program and keeps a few for each number of experts. What vectors a draft already
 /// has plays no part.
-pub(crate) fn golden_section(draft: &[u8]) -> Result<Vec<u8>> {
+fn golden_section(draft: &[u8]) -> Result<Vec<u8>> {
     let draft = AlignedBytes::copy_of(draft);
     let model =
         Model::parse(&draft).map_err(|e| anyhow!("the compiler wrote an artifact that the runtime refuses: {e}"))?;
+    // The numbers are those of the artifact itself, which its self-test shows before it is written to a file.
+    let native = Native::of(model)?;
+    let model = native.model()?;
     let mut arena = AlignedBytes::zeroed(model.arena_len());
     let mut session = Session::new(model, &mut arena)?;
     let mut pixels = vec![0; model.input_len()];
@@ -119,34 +117,6 @@ struct Emitter<'r, 'n> {
     rounding: &'r Rounding,
     layout: Layout,
     places: Places,
-}
-
-/// Constants behind a part's records.
-struct PartWriter {
-    records: Vec<op::Step>,
-    constants: Vec<u8>,
-    first: usize,
-}
-
-impl PartWriter {
-    fn new(count: usize) -> Self {
-        PartWriter { records: Vec::new(), constants: Vec::new(), first: PART_HEAD + count * RECORD_LEN }
-    }
-
-    fn constant(&mut self, bytes: &[u8], align: usize) -> Result<Span> {
-        let at = (self.first + self.constants.len()).next_multiple_of(align);
-        self.constants.resize(at - self.first, 0);
-        self.constants.extend_from_slice(bytes);
-        Ok(Span { at: u32::try_from(at)?, len: u32::try_from(bytes.len())? })
-    }
-
-    fn finish(self) -> Vec<u8> {
-        let mut out = vec![0; PART_HEAD];
-        out[..4].copy_from_slice(&(self.records.len() as u32).to_le_bytes());
-        self.records.iter().for_each(|r| out.extend_from_slice(&encode(r)));
-        out.extend(self.constants);
-        out
-    }
 }
 
 impl<'r, 'n> Emitter<'r, 'n> {
@@ -204,8 +174,8 @@ impl<'r, 'n> Emitter<'r, 'n> {
                     raw: quant.raw || accumulate.is_some_and(|residual| self.quants[residual].raw),
                     limits: quant.capped(quant.limits(*relu), self.program.values[step.output].ceiling),
                     border: input.border(c.in_channels),
-                    weights: writer.constant(&constants.weights, WEIGHT_ALIGN)?,
-                    params: writer.constant(&constants.params, 4)?,
+                    weights: writer.weights(&constants.packed.weights)?,
+                    params: writer.params(&constants.packed.params)?,
                     layout: self.layout,
                     acc_bits: constants.acc_bits,
                 }))
@@ -258,8 +228,7 @@ impl<'r, 'n> Emitter<'r, 'n> {
         let (weight, bias) = (&head.weight, &head.bias);
         let layer = DenseLayer { weight, bias, features: head.features, normalize: head.normalize, rows };
         let DenseConstants { mut dense, weights, params } = layer.quantize(feature_scale, self.layout)?;
-        dense.weights = writer.constant(&weights, WEIGHT_ALIGN)?;
-        dense.params = writer.constant(&params, 4)?;
+        writer.dense(&mut dense, &weights, &params)?;
         let name = names.add(&name)?;
         let (source, out) = (self.places.feature as u32, self.places.logits as u32);
         writer.records.push(op::Step {
@@ -304,15 +273,14 @@ impl<'r, 'n> Emitter<'r, 'n> {
             let (weight, bias) = (&r.hidden_weight, &r.hidden_bias);
             let layer = DenseLayer { weight, bias, features, normalize: true, rows: None };
             let constants = layer.quantize(1.0, self.layout).with_context(|| format!("router{i}"))?;
-            let mut writer = PartWriter { records: Vec::new(), constants: Vec::new(), first: ROUTER_HEAD };
-            let mut hidden = constants.dense;
-            hidden.weights = writer.constant(&constants.weights, WEIGHT_ALIGN)?;
-            hidden.params = writer.constant(&constants.params, 4)?;
+            let DenseConstants { dense: mut hidden, weights, params } = constants;
+            let mut writer = PartWriter::router();
+            writer.dense(&mut hidden, &weights, &params)?;
             let fc: Vec<u8> = r.fc_weight.iter().chain([&r.fc_bias]).flat_map(|v| v.to_le_bytes()).collect();
-            let fc = writer.constant(&fc, 4)?;
+            let fc = writer.params(&fc)?;
             let assignment = op::Assignment { hidden, top_k: small("top_choices_num", r.top_k)?, fc };
             let router = op::Router { rule: op::Rule::Assignment(assignment), threshold: r.threshold };
-            sections.push([&encode_router(&router)[..], &writer.constants].concat());
+            sections.push(writer.finish_router(&encode_router(&router)));
         }
         Ok(sections)
     }

@@ -2,9 +2,10 @@
 
 use anyhow::{Context, Result, ensure};
 use ride_runtime::arith::MAX_RIGHT_SHIFT;
-use ride_runtime::kernels::{self, dense, k4n2, k8n4, k8n16};
+use ride_runtime::kernels::dense;
 use ride_runtime::op::{ConvShape, Dense, Layout, Span};
 
+use super::packing::{Channel, Packed, Plain};
 use super::quant::Quant;
 use super::rounding::Row;
 use super::weights::{acc_bits, multiplier, quantize_channel};
@@ -55,10 +56,8 @@ impl ConvInput<'_> {
 /// A convolution's constants, ready for the artifact.
 #[derive(Clone, Debug)]
 pub(crate) struct ConvConstants {
-    /// Packed weights.
-    pub(crate) weights: Vec<u8>,
-    /// Parameter arrays.
-    pub(crate) params: Vec<u8>,
+    /// Weights and parameters.
+    pub(super) packed: Packed,
     /// Every accumulator is smaller than two to this power.
     pub(crate) acc_bits: u8,
 }
@@ -96,10 +95,8 @@ pub(crate) fn min_scale(bias: f64) -> f64 {
 /// Quantizes and packs a convolution.
 pub(crate) fn conv(layer: &ConvLayer<'_>, output: &Quant, layout: Layout) -> Result<ConvConstants> {
     let ConvLayer { conv, shape, input, .. } = *layer;
-    let padded = kernels::padded_channels(shape, layout);
-    let (mut ohwi, mut bits) = (Vec::with_capacity(conv.weight.len()), 0);
-    // Padding channels multiply by zero.
-    let (mut biases, mut multipliers, mut shifts) = (vec![0i32; padded], vec![0i32; padded], vec![62u8; padded]);
+    let mut plain = Plain { weights: Vec::with_capacity(conv.weight.len()), channels: Vec::new() };
+    let mut bits = 0;
     for o in 0..conv.out_channels {
         let inputs = shape.group_in();
         let channel = |k: usize| o / shape.group_out() * inputs + k % inputs;
@@ -110,33 +107,19 @@ pub(crate) fn conv(layer: &ConvLayer<'_>, output: &Quant, layout: Layout) -> Res
         let own_bits = acc_bits(&c.q, bias);
         ensure!(own_bits <= 31, "the accumulator of output channel {o} can overflow 32 bits");
         bits = bits.max(own_bits);
-        let fold = match layout {
-            Layout::Ohwi | Layout::K4N2 | Layout::K8N4 => 0,
-            Layout::K8N16 => 128 * c.q.iter().map(|&q| i64::from(q)).sum::<i64>(),
-        };
-        let at = kernels::param_at(shape, layout, o);
-        biases[at] =
-            i32::try_from(bias - fold).with_context(|| format!("the bias of output channel {o} does not fit"))?;
-        (multipliers[at], shifts[at]) =
+        let (multiplier, right_shift) =
             multiplier(c.scale / output.requantized_scale()).with_context(|| format!("output channel {o}"))?;
-        ohwi.extend_from_slice(&c.q);
+        plain.channels.push(Channel { bias, multiplier, right_shift });
+        plain.weights.extend_from_slice(&c.q);
     }
     // Vector kernels requantize in 32-bit lanes: what is missing of a right shift of 33 must be free above the accumulator.
-    let smallest = shifts.iter().copied().min().unwrap_or(MAX_RIGHT_SHIFT);
+    let smallest = plain.channels.iter().map(|channel| channel.right_shift).min().unwrap_or(MAX_RIGHT_SHIFT);
     ensure!(
         33u8.saturating_sub(smallest) + bits <= 31,
         "the factor from accumulator to output is too large for vector kernels: the calibrated range of this output is \
          far too small for its weights; calibrate with more images or another observer"
     );
-    let mut weights = vec![0; kernels::weights_len(shape, layout)];
-    match layout {
-        Layout::Ohwi => weights.iter_mut().zip(&ohwi).for_each(|(to, &q)| *to = q as u8),
-        Layout::K8N16 => k8n16::pack(shape, &ohwi, &mut weights),
-        Layout::K4N2 => k4n2::pack(shape, &ohwi, &mut weights),
-        Layout::K8N4 => k8n4::pack(shape, &ohwi, &mut weights),
-    }
-    let params = [le(&biases), le(&multipliers), shifts].concat();
-    Ok(ConvConstants { weights, params, acc_bits: bits })
+    Ok(ConvConstants { packed: plain.pack(shape, layout)?, acc_bits: bits })
 }
 
 /// Rounds the weights of one output channel to the nearest step; `channel` is the input channel of each weight.
@@ -170,10 +153,6 @@ pub(crate) fn pooling(quant: &Quant, pixels: usize, features: usize) -> (u8, f64
         shift += 1;
     }
     (shift, quant.output_scale() * 2f64.powi(i32::from(shift)) / pixels as f64)
-}
-
-fn le(values: &[i32]) -> Vec<u8> {
-    values.iter().flat_map(|v| v.to_le_bytes()).collect()
 }
 
 /// A dense layer's constants.

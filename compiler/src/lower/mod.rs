@@ -1,16 +1,21 @@
 //! From float network and calibration table to a finished artifact.
 //!
 //! The stages, one file each: `program` fuses the graph, `quant` chooses scales, `layers` and `weights` make the integer
-//! constants (from weights that `rounding` may bring along), `places` and `arena` lay out the memory, `emit` writes sections and golden vectors.
+//! constants (from weights that `rounding` may bring along), which `packing` puts into a layout, `places` and `arena` lay out the
+//! memory, `emit` writes sections and golden vectors, `sections` puts them together. `native` packs a finished artifact anew.
 
 mod arena;
 mod emit;
+#[cfg(feature = "train")]
 pub(crate) mod integer;
 mod layers;
+pub mod native;
+mod packing;
 mod places;
 mod program;
 mod quant;
 pub mod rounding;
+mod sections;
 mod weights;
 
 use anyhow::{Result, ensure};
@@ -22,7 +27,8 @@ use ride_targets::Target;
 use crate::network::Network;
 use rounding::Rounding;
 
-pub(crate) use emit::golden_section;
+pub(crate) use emit::with_golden_vectors;
+pub(crate) use sections::take_apart;
 
 /// What travels with the network into the artifact.
 #[derive(Clone, Debug, Default)]

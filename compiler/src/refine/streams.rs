@@ -13,7 +13,10 @@ use crate::lower::{Request, arena_len, rounding::residual_streams};
 use crate::network::{Network, Node, Op, Part};
 
 /// How many times larger the values behind a cut must be than those before it.
-const GROWTH: f32 = 1.15;
+pub(super) const GROWTH: f32 = 1.15;
+
+/// How much wider the range of a value may be that is only read with 16 bits.
+const WIDER: f32 = 2.0;
 
 /// Cuts streams; `None` where nothing is to be gained.
 ///
@@ -29,7 +32,11 @@ pub(super) fn cut(request: &Request<'_>) -> Result<Option<(Network, CalibrationT
     for stream in residual_streams(request.network)? {
         let (network, table) = found.as_ref().map_or((request.network, request.table), |(n, t)| (n, t));
         let Some(last) = place(table, &stream) else { continue };
-        let Some((network, table)) = with_copy(network, table, last) else { continue };
+        let Some((network, mut table)) = with_copy(network, table, last) else { continue };
+        let behind = stream.iter().skip_while(|name| *name != last).skip(1);
+        if !behind.clone().any(|name| is_convolved(&network, name)) {
+            behind.for_each(|name| widen(&mut table, name));
+        }
         if arena_len(&Request { network: &network, table: &table, ..*request })? <= arena {
             found = Some((network, table));
         }
@@ -51,6 +58,24 @@ fn place<'s>(table: &CalibrationTable, stream: &'s [String]) -> Option<&'s str> 
         }
     }
     best.1
+}
+
+/// Whether a convolution reads the value `name`, which it does with 8 bits.
+fn is_convolved(network: &Network, name: &str) -> bool {
+    let parts = std::iter::once(&network.stem).chain(network.experts.iter().map(|expert| &expert.trunk));
+    let reads = |part: &Part, value: usize| {
+        part.nodes.iter().any(|node| matches!(node.op, Op::Conv(_)) && node.inputs.contains(&value))
+    };
+    let stem = network.stem.nodes.last().is_some_and(|node| node.name == name);
+    let own = |part: &Part| part.nodes.iter().position(|node| node.name == name).is_some_and(|n| reads(part, n + 1));
+    parts.into_iter().any(own) || stem && network.experts.iter().any(|expert| reads(&expert.trunk, 0))
+}
+
+/// Gives a value whose 16 bits are all read a range that cuts off nothing.
+fn widen(table: &mut CalibrationTable, name: &str) {
+    if let Some(range) = table.values.get_mut(name) {
+        (range.min, range.max) = (WIDER * range.min, WIDER * range.max);
+    }
 }
 
 /// The network with a copy of the value `name` for the addition that takes it as its residual.

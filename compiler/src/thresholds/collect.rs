@@ -8,11 +8,12 @@ use ride_runtime::{Model, Session};
 
 use super::observations::{Observation, Observations};
 use super::scale::Scale;
+use crate::lower::native::Native;
 use crate::network::{Network, Routing};
 use crate::reference::{self, Executor, Image, Policy, Scratch};
 use crate::{artifact_file, verify};
 
-/// Runs an artifact as a device does; `counts` are the training images of each class for an artifact without, empty if not
+/// Runs an artifact as a device does, on this machine's own kernels ([`Native`]); `counts` are the training images of each class for an artifact without, empty if not
 /// known.
 ///
 /// # Errors
@@ -30,8 +31,10 @@ pub fn of_artifact(
          (`ride-compile train-router`) or with --router max-probability, margin or entropy"
     );
     data.check_classes(model.classes())?;
-    artifact_file::check_arena(model)?;
     let counts = verify::class_counts(model, counts)?;
+    let native = Native::of(model)?;
+    let model = native.checked()?;
+    artifact_file::check_arena(model)?;
     let images = verify::choose(data, limit)?;
     let routers = (0..model.experts() - 1).filter_map(|n| model.router(n));
     let scales: Vec<Scale> = routers.map(|router| Scale::of(&router, model.classes())).collect();

@@ -1,13 +1,12 @@
 //! Other thresholds for a finished artifact.
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
 use ride_runtime::Model;
-use ride_runtime::format::header::{Entry, Kind};
+use ride_runtime::format::header::Kind;
 use ride_runtime::format::record::{ROUTER_HEAD, decode_router, encode_router};
-use ride_runtime::format::writer::{Section, write};
 
 use super::scale::Scale;
-use crate::lower;
+use crate::lower::{take_apart, with_golden_vectors};
 
 /// Thresholds of an artifact's routers.
 pub fn thresholds_of(model: Model<'_>) -> Vec<f32> {
@@ -34,42 +33,21 @@ pub fn patch(model: Model<'_>, thresholds: &[f32]) -> Result<Vec<u8>> {
         thresholds.len(),
         vec!["0.5"; routers].join(",")
     );
-    let mut sections = sections(model);
-    for (section, &threshold) in sections.iter_mut().filter(|(kind, ..)| *kind == Kind::Router).zip(thresholds) {
-        let (_, index, content) = section;
-        let head: &mut [u8; ROUTER_HEAD] = content.first_chunk_mut().context("a router's section is cut off")?;
+    let mut sections = take_apart(model);
+    for (section, &threshold) in sections.iter_mut().filter(|section| section.kind == Kind::Router).zip(thresholds) {
+        let head: &mut [u8; ROUTER_HEAD] =
+            section.content.first_chunk_mut().context("a router's section is cut off")?;
         let mut router = decode_router(head).context("a router of an unknown kind")?;
         let scale = Scale::of(&router, model.classes());
         ensure!(
             scale.has(threshold),
-            "threshold {threshold} of router {index}: {} takes {}",
+            "threshold {threshold} of router {}: {} takes {}",
+            section.index,
             scale.name(),
             scale.range()
         );
         router.threshold = threshold;
         *head = encode_router(&router);
     }
-    let golden = lower::golden_section(&assemble(&sections)?)?;
-    for (kind, _, content) in &mut sections {
-        if *kind == Kind::Golden {
-            content.clone_from(&golden);
-        }
-    }
-    assemble(&sections)
-}
-
-type OwnSection = (Kind, u16, Vec<u8>);
-
-/// All sections of an artifact that has been validated.
-fn sections(model: Model<'_>) -> Vec<OwnSection> {
-    let entries = (0..).map_while(|n| Entry::read(model.bytes(), n));
-    entries.map(|e| (e.kind, e.index, e.slice(model.bytes()).unwrap_or_default().to_vec())).collect()
-}
-
-fn assemble(sections: &[OwnSection]) -> Result<Vec<u8>> {
-    let sections: Vec<Section<'_>> =
-        sections.iter().map(|(kind, index, content)| Section { kind: *kind, index: *index, content }).collect();
-    let mut out = Vec::new();
-    write(&sections, &mut out).ok_or_else(|| anyhow!("the artifact has more sections than the format takes"))?;
-    Ok(out)
+    with_golden_vectors(sections)
 }

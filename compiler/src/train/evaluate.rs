@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::net::Net;
 use crate::checkpoint::Checkpoint;
 use crate::import::{self, ImportOptions};
-use crate::network::{Network, Op, Part, Shape};
+use crate::network::Network;
 use crate::reference::{Executor, Image, Policy, Scratch, argmax};
 
 /// Accuracy of the first 1, 2, ... experts of a network on all images. `counts` are the training images of each class.
@@ -51,24 +51,4 @@ pub fn accuracy(
 pub fn imported(config: &Value, net: &Net) -> Result<Network> {
     let checkpoint = Checkpoint { config: config.clone(), tensors: net.tensors()?, ..Checkpoint::default() };
     Ok(import::network(&checkpoint, &ImportOptions::default()).context("the student")?.network)
-}
-
-/// Multiply-accumulates of one image through all experts: convolutions and classifiers.
-pub fn macs(network: &Network) -> u64 {
-    let stem = part_macs(&network.stem, network.input.shape);
-    let between = network.stem.shapes(network.input.shape).and_then(|shapes| shapes.last().copied());
-    let expert = |expert: &crate::network::Expert| {
-        let trunk = between.map_or(0, |shape| part_macs(&expert.trunk, shape));
-        trunk + (expert.head.features * network.classes) as u64
-    };
-    stem + network.experts.iter().map(expert).sum::<u64>()
-}
-
-fn part_macs(part: &Part, input: Shape) -> u64 {
-    let shapes = part.shapes(input).unwrap_or_default();
-    let cost = |(node, shape): (&crate::network::Node, &Shape)| match &node.op {
-        Op::Conv(conv) => (shape.len() * conv.kernel * conv.kernel * conv.in_channels / conv.groups) as u64,
-        _ => 0,
-    };
-    part.nodes.iter().zip(shapes.iter().skip(1)).map(cost).sum()
 }

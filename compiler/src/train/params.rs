@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device, Tensor, Var};
+use ride_calibrate::sampling::SplitMix64;
 
 use super::plan::{Head, HeadKind, Init, Plan};
 use crate::checkpoint;
@@ -51,7 +52,7 @@ impl Params {
     pub fn new(plan: &Plan, device: &Device, seed: u64) -> Result<Self> {
         let mut params =
             Self { parameters: Vec::new(), buffers: Vec::new(), index: HashMap::new(), device: device.clone() };
-        let mut random = Random(seed);
+        let mut random = SplitMix64::new(seed);
         for layer in plan.parts().flat_map(|part| part.convolutions()) {
             let shape = layer.shape;
             let window = shape.kernel * shape.kernel;
@@ -73,7 +74,7 @@ impl Params {
         Ok(params)
     }
 
-    fn head(&mut self, init: Init, head: &Head, random: &mut Random) -> Result<()> {
+    fn head(&mut self, init: Init, head: &Head, random: &mut SplitMix64) -> Result<()> {
         let Head { module, kind, features, classes } = head;
         let (features, classes) = (*features, *classes);
         let name = format!("{module}.weight");
@@ -186,39 +187,11 @@ pub(super) fn set(var: &Var, data: &[f32]) -> Result<()> {
 }
 
 /// `[features][classes]`, each column uniform in the cube and scaled to length one.
-fn unit_columns(features: usize, classes: usize, random: &mut Random) -> Vec<f32> {
+fn unit_columns(features: usize, classes: usize, random: &mut SplitMix64) -> Vec<f32> {
     let mut values: Vec<f64> = (0..features * classes).map(|_| random.symmetric()).collect();
     for class in 0..classes {
         let norm = values.iter().skip(class).step_by(classes).map(|v| v * v).sum::<f64>().sqrt();
         values.iter_mut().skip(class).step_by(classes).for_each(|v| *v /= norm.max(f64::MIN_POSITIVE));
     }
     values.into_iter().map(|v| v as f32).collect()
-}
-
-/// Generator of Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    /// Uniform in (0, 1).
-    fn unit(&mut self) -> f64 {
-        ((self.next() >> 11) as f64 + 0.5) / (1u64 << 53) as f64
-    }
-
-    /// Uniform in (-1, 1).
-    fn symmetric(&mut self) -> f64 {
-        2.0 * self.unit() - 1.0
-    }
-
-    /// Standard normal, by Box and Muller's transform.
-    fn normal(&mut self) -> f64 {
-        let radius = (-2.0 * self.unit().ln()).sqrt();
-        radius * (std::f64::consts::TAU * self.unit()).cos()
-    }
 }

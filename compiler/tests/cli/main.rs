@@ -5,6 +5,8 @@ mod build;
 mod inspect;
 mod listings;
 mod mobile;
+#[path = "../npz/mod.rs"]
+mod npz;
 mod run;
 mod support;
 mod verify;

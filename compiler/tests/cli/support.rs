@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -10,6 +9,8 @@ use std::sync::OnceLock;
 use ride_runtime::format::crc::crc32;
 use ride_runtime::golden;
 use serde_json::Value;
+
+use crate::npz;
 
 pub(crate) const CLASSES: usize = 100;
 pub(crate) const IMAGES: usize = 24;
@@ -81,16 +82,6 @@ pub(crate) fn train_count(class: usize) -> usize {
     [500, 50, 5][class % 3]
 }
 
-pub(crate) fn npy(descr: &str, shape: &str, data: &[u8]) -> Vec<u8> {
-    let mut header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({shape}), }}");
-    while (10 + header.len() + 1) % 64 != 0 {
-        header.push(' ');
-    }
-    header.push('\n');
-    let len = u16::try_from(header.len()).unwrap().to_le_bytes();
-    [b"\x93NUMPY\x01\x00", &len[..], header.as_bytes(), data].concat()
-}
-
 /// Writes a NumPy archive of synthetic pictures with 32 rows and columns, of all classes.
 pub(crate) fn write_npz(path: &Path, images: usize) {
     write_npz_of(path, images, (32, CLASSES));
@@ -98,17 +89,9 @@ pub(crate) fn write_npz(path: &Path, images: usize) {
 
 /// The same with other sizes and classes.
 pub(crate) fn write_npz_of(path: &Path, images: usize, (side, classes): (usize, usize)) {
-    let mut zip = zip::ZipWriter::new(fs::File::create(path).unwrap());
     let pixels: Vec<u8> = (0..images).flat_map(|i| picture_of(i as u32, side)).collect();
-    let labels: Vec<u8> = (0..images).flat_map(|i| ((label(i) % classes) as i64).to_le_bytes()).collect();
-    for (name, bytes) in [
-        ("x.npy", npy("|u1", &format!("{images}, {side}, {side}, 3"), &pixels)),
-        ("y.npy", npy("<i8", &format!("{images},"), &labels)),
-    ] {
-        zip.start_file(name, zip::write::SimpleFileOptions::default()).unwrap();
-        zip.write_all(&bytes).unwrap();
-    }
-    zip.finish().unwrap();
+    let labels: Vec<usize> = (0..images).map(|i| label(i) % classes).collect();
+    npz::write(path, (side, side), &pixels, &labels);
 }
 
 /// An RGB picture as PNG (W3C, third edition), deflated with stored blocks (RFC 1950, RFC 1951).

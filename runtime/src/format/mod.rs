@@ -23,6 +23,8 @@ pub const VERSION: u16 = 2;
 pub const ARENA_ALIGN: usize = 64;
 /// Alignment of sections within the artifact.
 pub const SECTION_ALIGN: usize = 64;
+/// Most bytes of packed weights of a convolution.
+pub const MAX_WEIGHTS: usize = 1 << 28;
 /// Most experts that an artifact can hold.
 pub const MAX_EXPERTS: usize = 64;
 

@@ -8,7 +8,8 @@
 //! Windows are padded with zero weights to a multiple of [`TAPS`], because inner loops take two steps at a time, and an
 //! odd last channel gets a partner of zeros. Biases are folded for signed activations.
 
-use crate::op::ConvShape;
+use super::packing;
+use crate::op::{ConvShape, Layout};
 
 /// Taps of a step.
 pub const STEP: usize = 4;
@@ -43,12 +44,15 @@ pub fn weight_at(shape: &ConvShape, c: usize, tap: usize) -> usize {
     c / 2 * 2 * padded_taps(shape) + tap / STEP * (2 * STEP) + c % 2 * STEP + tap % STEP
 }
 
+/// Calls `visit` for every weight with its number in OHWI order and its offset.
+pub fn places(shape: &ConvShape, mut visit: impl FnMut(usize, usize)) {
+    let taps = shape.taps();
+    for c in 0..usize::from(shape.out_c) {
+        (0..taps).for_each(|tap| visit(c * taps + tap, weight_at(shape, c, tap)));
+    }
+}
+
 /// Packs OHWI weights into `out` (of [`weights_len`] bytes); padding becomes zero.
 pub fn pack(shape: &ConvShape, ohwi: &[i8], out: &mut [u8]) {
-    out.fill(0);
-    for (c, row) in ohwi.chunks_exact(shape.taps().max(1)).take(usize::from(shape.out_c)).enumerate() {
-        for (tap, &w) in row.iter().enumerate() {
-            out[weight_at(shape, c, tap)] = w as u8;
-        }
-    }
+    packing::pack(shape, Layout::K4N2, ohwi, out);
 }

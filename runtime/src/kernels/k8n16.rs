@@ -18,10 +18,12 @@
 //! Biases are folded for activations moved to unsigned bytes (`q + 128`), which is what `vpdpbusd` multiplies.
 
 mod depthwise;
+pub mod winograd;
 
 pub use depthwise::Depthwise;
 
-use crate::op::ConvShape;
+use super::packing;
+use crate::op::{ConvShape, Layout};
 
 /// Bytes of a step of activations.
 pub const STEP: usize = 8;
@@ -124,12 +126,11 @@ impl Grouped {
         block + (i / 4 * Self::KERNEL + column) * Self::STEP + c % 16 * 4 + i % 4
     }
 
-    fn pack(&self, shape: &ConvShape, ohwi: &[i8], out: &mut [u8]) {
-        for (c, taps) in ohwi.chunks_exact(shape.taps()).take(usize::from(shape.out_c)).enumerate() {
-            for (at, &w) in taps.iter().enumerate() {
-                let (place, i) = (at / shape.group_in(), at % shape.group_in());
-                out[self.weight_at(c, (place / Self::KERNEL, place % Self::KERNEL), i)] = w as u8;
-            }
+    fn places(&self, shape: &ConvShape, mut visit: impl FnMut(usize, usize)) {
+        let (inputs, taps) = (shape.group_in(), shape.taps());
+        for n in 0..usize::from(shape.out_c) * taps {
+            let (place, i) = (n % taps / inputs, n % inputs);
+            visit(n, self.weight_at(n / taps, (place / Self::KERNEL, place % Self::KERNEL), i));
         }
     }
 }
@@ -252,39 +253,42 @@ pub fn weight_at(shape: &ConvShape, c: usize, s: usize, k: usize) -> usize {
     }
 }
 
-/// Packs OHWI weights, with groups or without, into `out` (of [`weights_len`] bytes); padding becomes zero.
-pub fn pack(shape: &ConvShape, ohwi: &[i8], out: &mut [u8]) {
-    out.fill(0);
-    if let Some(form) = Grouped::of(shape) {
-        return form.pack(shape, ohwi, out);
-    }
-    if let Some(form) = Depthwise::of(shape) {
-        return form.pack(ohwi, out);
-    }
-    let part = Parts::of(shape).shape;
-    let (part_len, part_out) = (part_weights_len(&part), usize::from(part.out_c.max(1)));
-    for (c, taps) in ohwi.chunks_exact(shape.taps().max(1)).take(usize::from(shape.out_c)).enumerate() {
-        // The group's first input channel within its part.
-        let first = c / shape.group_out() * shape.group_in() % usize::from(part.in_c);
-        pack_channel(&part, c % part_out, (taps, first), &mut out[c / part_out * part_len..][..part_len]);
+/// Step of a window row, and byte in it, of the weight at a window column for input `channel`: what [`tap`] undoes.
+pub fn step_of(shape: &ConvShape, column: usize, channel: usize) -> (usize, usize) {
+    let channels = usize::from(shape.in_c);
+    if window_rows(shape) {
+        let at = column * channels + channel;
+        (at / STEP, at % STEP)
+    } else {
+        (column * channels.div_ceil(STEP) + channel / STEP, channel % STEP)
     }
 }
 
-/// Packs the weights of output channel `c` of a part, which begin at input channel `first`.
-fn pack_channel(part: &ConvShape, c: usize, (taps, first): (&[i8], usize), out: &mut [u8]) {
-    let (kernel, row_steps) = (usize::from(part.kernel), row_steps(part));
-    let inputs = taps.len() / (kernel * kernel);
-    for row in 0..kernel {
-        for s in 0..row_steps {
-            for k in 0..STEP {
-                let Some((column, channel)) = tap(part, s, k) else { continue };
-                if let Some(i) = channel.checked_sub(first).filter(|&i| i < inputs) {
-                    let w = taps[(row * kernel + column) * inputs + i];
-                    out[weight_at(part, c, row * row_steps + s, k)] = w as u8;
-                }
-            }
+/// Calls `visit` for every weight of a layer, with groups or without, with its number in OHWI order and its offset.
+pub fn places(shape: &ConvShape, mut visit: impl FnMut(usize, usize)) {
+    if let Some(form) = Grouped::of(shape) {
+        return form.places(shape, visit);
+    }
+    if let Some(form) = Depthwise::of(shape) {
+        return form.places(shape, visit);
+    }
+    let part = Parts::of(shape).shape;
+    let (part_len, part_out, row_steps) = (part_weights_len(&part), usize::from(part.out_c.max(1)), row_steps(&part));
+    let (kernel, inputs) = (usize::from(shape.kernel), shape.group_in());
+    for c in 0..usize::from(shape.out_c) {
+        // The group's first input channel within its part.
+        let first = c / shape.group_out() * inputs % usize::from(part.in_c);
+        for (place, i) in (0..kernel * kernel).flat_map(|place| (0..inputs).map(move |i| (place, i))) {
+            let (s, k) = step_of(&part, place % kernel, first + i);
+            let at = weight_at(&part, c % part_out, place / kernel * row_steps + s, k);
+            visit(c * shape.taps() + place * inputs + i, c / part_out * part_len + at);
         }
     }
+}
+
+/// Packs OHWI weights, with groups or without, into `out` (of [`weights_len`] bytes); padding becomes zero.
+pub fn pack(shape: &ConvShape, ohwi: &[i8], out: &mut [u8]) {
+    packing::pack(shape, Layout::K8N16, ohwi, out);
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ pub mod dense;
 pub mod k4n2;
 pub mod k8n16;
 pub mod k8n4;
+pub mod packing;
 pub mod path;
 pub mod scalar;
 #[cfg(target_arch = "x86_64")]
@@ -398,13 +399,15 @@ pub fn ohwi_scratch_len(shape: &ConvShape) -> usize {
     3 * shape.taps()
 }
 
-/// Name of the kernel that computes convolutions of this shape for `backend`: not its own for groups in layouts whose
-/// kernels hand them to the portable one.
-pub fn conv_name(backend: &Backend, shape: &ConvShape) -> &'static str {
+/// Name of the kernel that computes `conv` for `backend`: not its own for groups in layouts whose kernels hand them to the
+/// portable one, and where Winograd's algorithm is faster.
+pub fn conv_name(backend: &Backend, conv: &Conv) -> &'static str {
+    let path = path::Path::of_conv(backend.isa, conv);
     match backend.layout {
-        Layout::Ohwi if shape.groups > 1 => scalar::OHWI.conv.name,
-        Layout::K4N2 if shape.groups > 1 => scalar::K4N2.conv.name,
-        Layout::K8N4 if path::Path::of(backend.isa, shape) == path::Path::Portable => scalar::K8N4.conv.name,
+        Layout::Ohwi if conv.shape.groups > 1 => scalar::OHWI.conv.name,
+        Layout::K4N2 if conv.shape.groups > 1 => scalar::K4N2.conv.name,
+        Layout::K8N4 if path == path::Path::Portable => scalar::K8N4.conv.name,
+        Layout::K8N16 if path == path::Path::Winograd => k8n16::winograd::NAME,
         _ => backend.conv.name,
     }
 }

@@ -4,6 +4,8 @@
 //! other; a thread that has more time takes more of them.
 
 use super::Team;
+use crate::kernels::k8n16::winograd;
+use crate::kernels::path::Path;
 use crate::kernels::{Backend, ConvCall, MaxPoolCall};
 use core::ops::Range;
 use std::mem;
@@ -25,9 +27,12 @@ const POOL_BYTES: u64 = 16;
 pub(crate) unsafe fn convolve(team: Option<&Team>, backend: &'static Backend, mut call: ConvCall<'_>) {
     let shape = call.conv.shape;
     let work = shape.macs() / u64::from(backend.isa.macs_per_instruction());
+    let tiled = Path::of_conv(backend.isa, call.conv) == Path::Winograd;
+    let grain = if tiled { winograd::SIDE } else { 1 };
     let count = team.filter(|_| backend.conv.splits).map_or(1, |team| {
-        let each = if call.weights.len() <= LIGHT { 4 } else { 1 };
-        pieces(team, each, shape.out_h(), work)
+        // Each piece would transform the weights once more.
+        let each = if call.weights.len() <= LIGHT && !tiled { 4 } else { 1 };
+        pieces(team, each, shape.out_h().div_ceil(grain), work)
     });
     let Some(team) = team.filter(|_| count > 1) else {
         // SAFETY: promised by the caller.
@@ -35,7 +40,7 @@ pub(crate) unsafe fn convolve(team: Option<&Team>, backend: &'static Backend, mu
     };
     let ConvCall { conv, rows, input, weights, params, out_hi, out_lo, scratch } = call;
     let row = shape.out_w() * usize::from(shape.out_c);
-    let pieces = Mutex::new(Pieces { rows, count, next: 0, row, hi: out_hi, lo: out_lo });
+    let pieces = Mutex::new(Pieces { rows, count, grain, next: 0, row, hi: out_hi, lo: out_lo });
     let work = |scratch: &mut [u8]| {
         while let Some(Piece { rows, hi, lo }) = claim(&pieces) {
             let mut call = ConvCall { conv, rows, input, weights, params, out_hi: hi, out_lo: lo, scratch };
@@ -60,7 +65,7 @@ pub(crate) unsafe fn max_pool(team: Option<&Team>, backend: &'static Backend, mu
     };
     let MaxPoolCall { pool, rows, in_hi, in_lo, out_hi, out_lo, flip } = call;
     let row = pool.out_w() * usize::from(pool.channels);
-    let pieces = Mutex::new(Pieces { rows, count, next: 0, row, hi: out_hi, lo: out_lo });
+    let pieces = Mutex::new(Pieces { rows, count, grain: 1, next: 0, row, hi: out_hi, lo: out_lo });
     let work = |_: &mut [u8]| {
         while let Some(Piece { rows, hi, lo }) = claim(&pieces) {
             let mut call = MaxPoolCall { pool, rows, in_hi, in_lo, out_hi: hi, out_lo: lo, flip };
@@ -89,6 +94,8 @@ fn pieces(team: &Team, each: usize, rows: usize, work: u64) -> usize {
 struct Pieces<'a> {
     rows: Range<usize>,
     count: usize,
+    /// Rows that stay together: those of a row of tiles.
+    grain: usize,
     next: usize,
     /// Bytes of a row of a plane.
     row: usize,
@@ -113,7 +120,8 @@ impl<'a> Iterator for Pieces<'a> {
             return None;
         }
         // The larger pieces come first.
-        let cut = |n: usize| self.rows.start + (n * self.rows.len()).div_ceil(self.count);
+        let units = self.rows.len().div_ceil(self.grain);
+        let cut = |n: usize| self.rows.end.min(self.rows.start + self.grain * (n * units).div_ceil(self.count));
         let rows = cut(self.next)..cut(self.next + 1);
         self.next += 1;
         let bytes = rows.len() * self.row;
@@ -139,20 +147,32 @@ mod tests {
 
     #[test]
     fn pieces_are_all_of_the_rows_in_order() {
-        for (rows, count, wide) in [(7, 2, true), (1, 1, false), (14, 3, true), (56, 8, false), (5, 5, true)] {
+        for (rows, count, grain, wide) in [
+            (7, 2, 1, true),
+            (1, 1, 1, false),
+            (14, 3, 1, true),
+            (56, 8, 1, false),
+            (5, 5, 1, true),
+            (14, 2, 4, true),
+            (28, 2, 4, false),
+            (13, 4, 4, true),
+            (3, 1, 4, false),
+        ] {
             let mut hi: Vec<u8> = (0..rows * 3).map(|i| i as u8).collect();
             let (mut lo, all) = (if wide { hi.clone() } else { Vec::new() }, hi.clone());
-            let parts = Pieces { rows: 0..rows, count, next: 0, row: 3, hi: &mut hi, lo: &mut lo };
+            let parts = Pieces { rows: 0..rows, count, grain, next: 0, row: 3, hi: &mut hi, lo: &mut lo };
             let (mut at, mut sizes) = (0, Vec::new());
             for piece in parts {
                 assert_eq!(piece.rows.start, at);
                 assert_eq!(*piece.hi, all[3 * at..3 * piece.rows.end]);
                 assert_eq!(*piece.lo, all[3 * at..if wide { 3 * piece.rows.end } else { 3 * at }]);
                 at = piece.rows.end;
+                assert!(at == rows || at.is_multiple_of(grain));
                 sizes.push(piece.rows.len());
             }
             assert_eq!((at, sizes.len()), (rows, count));
-            assert!(sizes.iter().max().unwrap() - sizes.iter().min().unwrap() <= 1, "{sizes:?}");
+            let units = |rows: &usize| rows.div_ceil(grain);
+            assert!(sizes.iter().map(units).max().unwrap() - sizes.iter().map(units).min().unwrap() <= 1, "{sizes:?}");
         }
     }
 

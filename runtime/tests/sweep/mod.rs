@@ -2,6 +2,7 @@
 //! tests walk through it, and so does the firmware that tests microcontrollers (`tests/arm/boards`).
 
 mod large;
+mod winograd;
 
 use alloc::string::String;
 use alloc::vec::Vec;

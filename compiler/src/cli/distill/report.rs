@@ -7,7 +7,6 @@ use std::path::Path;
 use ride_calibrate::metrics::ScoreReport;
 use ride_compiler::network::Network;
 use ride_compiler::train::batches::Position;
-use ride_compiler::train::evaluate;
 use ride_compiler::train::folder::MODEL;
 use ride_compiler::train::net::Net;
 use ride_compiler::train::params::Loaded;
@@ -33,8 +32,8 @@ pub(super) struct Cost {
 impl Cost {
     pub(super) fn of(student: &Network, teacher: Option<&Network>, net: &Net) -> Self {
         let parameters = net.parameters().iter().map(|named| named.var.elem_count()).sum();
-        let macs = evaluate::macs(student);
-        Self { experts: student.experts.len(), parameters, macs, teacher_macs: teacher.map(evaluate::macs) }
+        let macs = student.macs();
+        Self { experts: student.experts.len(), parameters, macs, teacher_macs: teacher.map(Network::macs) }
     }
 
     pub(super) fn text(&self) -> String {

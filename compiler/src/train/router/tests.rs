@@ -1,8 +1,10 @@
 //! Steps against PyTorch's stored ones, targets by hand, and whole trainings of a small network.
 
+#[path = "../../../tests/npz/mod.rs"]
+mod npz;
+
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write as _;
 use std::path::Path;
 use std::sync::Mutex;
 
@@ -179,15 +181,6 @@ fn pieces_of_the_sequence_make_the_same_steps() {
 
 // ---- whole trainings -----------------------------------------------------------------------------------------------
 
-fn npy(descr: &str, shape: &str, data: &[u8]) -> Vec<u8> {
-    let mut header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({shape}), }}");
-    while (10 + header.len() + 1) % 64 != 0 {
-        header.push(' ');
-    }
-    header.push('\n');
-    [b"\x93NUMPY\x01\x00", &(header.len() as u16).to_le_bytes()[..], header.as_bytes(), data].concat()
-}
-
 /// Random pictures, labelled so that experts are right about some of them.
 fn data(folder: &Path, network: &Network, images: usize) -> DataSet {
     let Shape { height, width, .. } = network.input.shape;
@@ -200,19 +193,11 @@ fn data(folder: &Path, network: &Network, images: usize) -> DataSet {
             .forward(crate::reference::Image::Pixels(&image), crate::reference::Policy::All, &mut scratch, None)
             .unwrap();
         let mean = forward.mean_of(1 + i % network.experts.len());
-        labels.extend((crate::reference::argmax(&mean) as i64).to_le_bytes());
+        labels.push(crate::reference::argmax(&mean));
         pixels.extend(image);
     }
     let path = folder.join("data.npz");
-    let mut zip = zip::ZipWriter::new(fs::File::create(&path).unwrap());
-    for (name, bytes) in [
-        ("x.npy", npy("|u1", &format!("{images}, {height}, {width}, 3"), &pixels)),
-        ("y.npy", npy("<i8", &format!("{images},"), &labels)),
-    ] {
-        zip.start_file(name, zip::write::SimpleFileOptions::default()).unwrap();
-        zip.write_all(&bytes).unwrap();
-    }
-    zip.finish().unwrap();
+    npz::write(&path, (height, width), &pixels, &labels);
     let preprocess = Preprocess {
         input: InputSize { height, width, channels: 3 },
         mean: network.input.mean.clone(),

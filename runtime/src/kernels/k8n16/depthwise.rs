@@ -41,12 +41,12 @@ impl Depthwise {
         c / 16 * Self::BLOCK + column * Self::STEP + c % 16 * 4 + row
     }
 
-    /// Packs OHWI weights into `out`, which is zero where nothing is written.
-    pub(super) fn pack(&self, ohwi: &[i8], out: &mut [u8]) {
-        for (c, window) in ohwi.chunks_exact(Self::KERNEL * Self::KERNEL).take(16 * self.blocks).enumerate() {
-            for (place, &w) in window.iter().enumerate() {
-                out[self.weight_at(c, (place / Self::KERNEL, place % Self::KERNEL))] = w as u8;
-            }
+    /// As [`super::places`], for a layer of this form.
+    pub(super) fn places(&self, shape: &ConvShape, mut visit: impl FnMut(usize, usize)) {
+        const WINDOW: usize = Depthwise::KERNEL * Depthwise::KERNEL;
+        for n in 0..usize::from(shape.out_c) * WINDOW {
+            let (c, place) = (n / WINDOW, n % WINDOW);
+            visit(n, self.weight_at(c, (place / Self::KERNEL, place % Self::KERNEL)));
         }
     }
 }
@@ -73,10 +73,11 @@ mod tests {
     /// Every weight has a place of its own.
     #[test]
     fn every_weight_is_kept() {
-        let form = Depthwise::of(&shape(40, 3, 1)).unwrap();
+        let shape = shape(40, 3, 1);
+        let form = Depthwise::of(&shape).unwrap();
         let weights: Vec<i8> = (0..360).map(|i| (i % 127 + 1) as i8).collect();
         let mut packed = vec![0; form.weights_len()];
-        form.pack(&weights, &mut packed);
+        crate::kernels::k8n16::pack(&shape, &weights, &mut packed);
         for (at, &w) in weights.iter().enumerate() {
             assert_eq!(packed[form.weight_at(at / 9, (at % 9 / 3, at % 3))] as i8, w, "{at}");
         }

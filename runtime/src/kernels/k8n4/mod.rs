@@ -17,8 +17,8 @@
 pub mod ring;
 pub mod winograd;
 
-use super::Params;
-use crate::op::ConvShape;
+use super::{Params, packing};
+use crate::op::{ConvShape, Layout};
 
 /// Bytes of a step of activations.
 pub const STEP: usize = 8;
@@ -106,19 +106,20 @@ pub fn group_reach(shape: &ConvShape) -> usize {
     (0..out_c).step_by(8).map(groups).max().unwrap_or(0) * shape.group_in()
 }
 
-/// Packs OHWI weights into `out` (of [`weights_len`] bytes); padding becomes zero.
-pub fn pack(shape: &ConvShape, ohwi: &[i8], out: &mut [u8]) {
-    out.fill(0);
-    let (kernel, channels) = (usize::from(shape.kernel), shape.group_in());
-    for (c, taps) in ohwi.chunks_exact(shape.taps().max(1)).take(usize::from(shape.out_c)).enumerate() {
-        for s in 0..steps(shape) {
-            for k in 0..STEP {
-                if let Some((row, column, channel)) = tap(shape, s, k) {
-                    out[weight_at(shape, c, s, k)] = taps[(row * kernel + column) * channels + channel] as u8;
-                }
-            }
+/// Calls `visit` for every weight with its number in OHWI order and its offset.
+pub fn places(shape: &ConvShape, mut visit: impl FnMut(usize, usize)) {
+    let (kernel, inputs, taps) = (usize::from(shape.kernel), shape.group_in(), shape.taps());
+    for c in 0..usize::from(shape.out_c) {
+        for (place, i) in (0..kernel * kernel).flat_map(|place| (0..inputs).map(move |i| (place, i))) {
+            let (s, k) = step_of(shape, (place / kernel, place % kernel), i);
+            visit(c * taps + place * inputs + i, weight_at(shape, c, s, k));
         }
     }
+}
+
+/// Packs OHWI weights into `out` (of [`weights_len`] bytes); padding becomes zero.
+pub fn pack(shape: &ConvShape, ohwi: &[i8], out: &mut [u8]) {
+    packing::pack(shape, Layout::K8N4, ohwi, out);
 }
 
 /// Parameters of 8 channels as vector kernels load them.

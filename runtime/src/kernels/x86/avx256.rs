@@ -1,10 +1,12 @@
 //! 256-bit units: AVX-VNNI, the same with EVEX encoding, and AVX2. Sixteen accumulators are two registers, two pixels
 //! are stored together; only the dot product differs.
 
+mod tiles;
+
 use super::params::Channels;
 use super::simd::Simd;
-use super::tile::{self, Kind, Tile, Width};
-use super::{conv, dense, depthwise, grouped, max_pool, shortcut};
+use super::tile::Kind;
+use super::{conv, dense, depthwise, max_pool, shortcut};
 use crate::kernels::{Backend, ConvCall, ConvKernel, Isa, MaxPoolCall, PoolCall, ShortcutCall, scalar};
 use crate::op::Layout;
 use core::arch::x86_64::*;
@@ -124,54 +126,6 @@ unsafe fn run_pool(call: &mut PoolCall<'_>) {
     scalar::pool::body(call);
 }
 
-/// # Safety
-/// AVX2 is available and the tile is valid.
-#[target_feature(enable = "avx2")]
-unsafe fn tile_avx2<const MR: usize, const NB: usize, const TAIL: bool>(t: Tile<'_>) {
-    // SAFETY: as promised by the caller.
-    unsafe { tile::body::<Wide256<Avx2>, MR, NB, TAIL, false>(t) }
-}
-
-/// # Safety
-/// AVX2 and AVX-VNNI are available and the tile is valid.
-#[target_feature(enable = "avx2,avxvnni")]
-unsafe fn tile_avxvnni<const MR: usize, const NB: usize, const TAIL: bool>(t: Tile<'_>) {
-    // SAFETY: as promised by the caller.
-    unsafe { tile::body::<Wide256<Vnni<Vex>>, MR, NB, TAIL, false>(t) }
-}
-
-/// # Safety
-/// AVX2, AVX-512 VL and VNNI are available and the tile is valid.
-#[target_feature(enable = "avx2,avx512vl,avx512vnni")]
-unsafe fn tile_avx512vl<const MR: usize, const NB: usize, const TAIL: bool>(t: Tile<'_>) {
-    // SAFETY: as promised by the caller.
-    unsafe { tile::body::<Wide256<Vnni<Evex>>, MR, NB, TAIL, false>(t) }
-}
-
-/// # Safety
-/// AVX2 and AVX-VNNI are available and the tile is valid for [`grouped::body`].
-#[target_feature(enable = "avx2,avxvnni")]
-unsafe fn grouped_avxvnni<const MR: usize, const STRIDE: usize>(t: Tile<'_>) {
-    // SAFETY: as promised by the caller.
-    unsafe { grouped::body::<Wide256<Vnni<Vex>>, MR, STRIDE>(t) }
-}
-
-/// # Safety
-/// AVX2, AVX-512 VL and VNNI are available and the tile is valid for [`grouped::body`].
-#[target_feature(enable = "avx2,avx512vl,avx512vnni")]
-unsafe fn grouped_avx512vl<const MR: usize, const STRIDE: usize>(t: Tile<'_>) {
-    // SAFETY: as promised by the caller.
-    unsafe { grouped::body::<Wide256<Vnni<Evex>>, MR, STRIDE>(t) }
-}
-
-/// # Safety
-/// AVX2 is available and the tile is valid for [`grouped::body`].
-#[target_feature(enable = "avx2")]
-unsafe fn grouped_avx2<const MR: usize, const STRIDE: usize>(t: Tile<'_>) {
-    // SAFETY: as promised by the caller.
-    unsafe { grouped::body::<Wide256<Avx2>, MR, STRIDE>(t) }
-}
-
 #[inline(always)]
 unsafe fn load_pair(from: *const u8) -> [__m256i; 2] {
     // SAFETY: the caller has AVX2 and 64 bytes.
@@ -196,7 +150,6 @@ impl<E: Encoding> Dot for Vnni<E> {
     type Weights = [__m256i; 2];
     type Inputs = __m256i;
     const UNIT: usize = 8;
-    // 16 registers: 12 accumulators, 2 of weights and the inputs.
     const KINDS: &'static [Kind] = E::KINDS;
     const GROUPED: [&'static Kind; 2] = E::GROUPED;
     const DEPTHWISE: [&'static Kind; 2] = E::DEPTHWISE;
@@ -234,47 +187,8 @@ impl<E: Encoding> Dot for Vnni<E> {
 
 impl Encoding for Vex {
     const DEPTHWISE: [&'static Kind; 2] = depthwise::tiles::AVXVNNI;
-    const KINDS: &'static [Kind] = &[
-        Kind {
-            blocks: 1,
-            tail: false,
-            fetch: false,
-            widths: &[
-                Width { pixels: 6, run: tile_avxvnni::<6, 1, false> },
-                Width { pixels: 4, run: tile_avxvnni::<4, 1, false> },
-            ],
-        },
-        Kind {
-            blocks: 0,
-            tail: true,
-            fetch: false,
-            widths: &[
-                Width { pixels: 6, run: tile_avxvnni::<6, 0, true> },
-                Width { pixels: 4, run: tile_avxvnni::<4, 0, true> },
-            ],
-        },
-    ];
-
-    const GROUPED: [&'static Kind; 2] = [
-        &Kind {
-            blocks: 1,
-            tail: false,
-            fetch: false,
-            widths: &[
-                Width { pixels: 4, run: grouped_avxvnni::<4, 1> },
-                Width { pixels: 3, run: grouped_avxvnni::<3, 1> },
-            ],
-        },
-        &Kind {
-            blocks: 1,
-            tail: false,
-            fetch: false,
-            widths: &[
-                Width { pixels: 4, run: grouped_avxvnni::<4, 2> },
-                Width { pixels: 3, run: grouped_avxvnni::<3, 2> },
-            ],
-        },
-    ];
+    const KINDS: &'static [Kind] = tiles::AVXVNNI;
+    const GROUPED: [&'static Kind; 2] = tiles::GROUPED_AVXVNNI;
 
     #[inline(always)]
     unsafe fn dpbusd(acc: __m256i, inputs: __m256i, weights: __m256i) -> __m256i {
@@ -285,47 +199,8 @@ impl Encoding for Vex {
 
 impl Encoding for Evex {
     const DEPTHWISE: [&'static Kind; 2] = depthwise::tiles::AVX512VL;
-    const KINDS: &'static [Kind] = &[
-        Kind {
-            blocks: 1,
-            tail: false,
-            fetch: false,
-            widths: &[
-                Width { pixels: 6, run: tile_avx512vl::<6, 1, false> },
-                Width { pixels: 4, run: tile_avx512vl::<4, 1, false> },
-            ],
-        },
-        Kind {
-            blocks: 0,
-            tail: true,
-            fetch: false,
-            widths: &[
-                Width { pixels: 6, run: tile_avx512vl::<6, 0, true> },
-                Width { pixels: 4, run: tile_avx512vl::<4, 0, true> },
-            ],
-        },
-    ];
-
-    const GROUPED: [&'static Kind; 2] = [
-        &Kind {
-            blocks: 1,
-            tail: false,
-            fetch: false,
-            widths: &[
-                Width { pixels: 4, run: grouped_avx512vl::<4, 1> },
-                Width { pixels: 3, run: grouped_avx512vl::<3, 1> },
-            ],
-        },
-        &Kind {
-            blocks: 1,
-            tail: false,
-            fetch: false,
-            widths: &[
-                Width { pixels: 4, run: grouped_avx512vl::<4, 2> },
-                Width { pixels: 3, run: grouped_avx512vl::<3, 2> },
-            ],
-        },
-    ];
+    const KINDS: &'static [Kind] = tiles::AVX512VL;
+    const GROUPED: [&'static Kind; 2] = tiles::GROUPED_AVX512VL;
 
     #[inline(always)]
     unsafe fn dpbusd(acc: __m256i, inputs: __m256i, weights: __m256i) -> __m256i {
@@ -342,42 +217,8 @@ impl Dot for Avx2 {
     type Weights = [[__m256i; 2]; 2];
     type Inputs = [__m256i; 2];
     const UNIT: usize = 16;
-    // 16 registers: 8 accumulators, 4 of weights, 2 of inputs and a product.
-    const KINDS: &'static [Kind] = &[
-        Kind {
-            blocks: 1,
-            tail: false,
-            fetch: false,
-            widths: &[
-                Width { pixels: 4, run: tile_avx2::<4, 1, false> },
-                Width { pixels: 2, run: tile_avx2::<2, 1, false> },
-            ],
-        },
-        Kind {
-            blocks: 0,
-            tail: true,
-            fetch: false,
-            widths: &[
-                Width { pixels: 4, run: tile_avx2::<4, 0, true> },
-                Width { pixels: 2, run: tile_avx2::<2, 0, true> },
-            ],
-        },
-    ];
-
-    const GROUPED: [&'static Kind; 2] = [
-        &Kind {
-            blocks: 1,
-            tail: false,
-            fetch: false,
-            widths: &[Width { pixels: 4, run: grouped_avx2::<4, 1> }, Width { pixels: 3, run: grouped_avx2::<3, 1> }],
-        },
-        &Kind {
-            blocks: 1,
-            tail: false,
-            fetch: false,
-            widths: &[Width { pixels: 4, run: grouped_avx2::<4, 2> }, Width { pixels: 3, run: grouped_avx2::<3, 2> }],
-        },
-    ];
+    const KINDS: &'static [Kind] = tiles::AVX2;
+    const GROUPED: [&'static Kind; 2] = tiles::GROUPED_AVX2;
 
     #[inline(always)]
     unsafe fn dot_picked(acc: [__m256i; 2], x: [__m256i; 2], w: [[__m256i; 2]; 2]) -> [__m256i; 2] {

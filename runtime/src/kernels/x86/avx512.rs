@@ -3,7 +3,8 @@
 use super::params::Channels;
 use super::simd::Simd;
 use super::tile::{self, Kind, Tile, Width};
-use super::{conv, dense, depthwise, grouped, max_pool, shortcut};
+use super::{conv, dense, depthwise, grouped, max_pool, shortcut, winograd};
+use crate::kernels::k8n16::{self, winograd::Plan};
 use crate::kernels::{Backend, ConvCall, ConvKernel, Isa, MaxPoolCall, PoolCall, ShortcutCall, scalar};
 use crate::op::Layout;
 use core::arch::x86_64::*;
@@ -17,7 +18,7 @@ pub(in crate::kernels) const BACKEND: Backend = Backend {
     conv: ConvKernel {
         name: "qs8_conv_16x16_k8n16_avx512vnni",
         tile: (16, 16),
-        scratch_len: conv::scratch_len::<Avx512>,
+        scratch_len: |shape| winograd::scratch_len(shape, Plan::that_pays),
         splits: true,
         run,
     },
@@ -30,7 +31,33 @@ pub(in crate::kernels) const BACKEND: Backend = Backend {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 unsafe fn run(call: &mut ConvCall<'_>) {
     // SAFETY: this function has the instruction set that `Avx512` asks for.
-    unsafe { conv::run::<Avx512>(call) }
+    unsafe {
+        if !winograd::run(call, Plan::that_pays) {
+            conv::run::<Avx512>(call)
+        }
+    }
+}
+
+/// The same with Winograd's algorithm wherever it is possible.
+pub(in crate::kernels) const WINOGRAD: Backend = Backend {
+    conv: ConvKernel {
+        name: k8n16::winograd::NAME,
+        tile: (16, 16),
+        scratch_len: |shape| winograd::scratch_len(shape, Plan::new),
+        splits: true,
+        run: run_winograd,
+    },
+    ..BACKEND
+};
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+unsafe fn run_winograd(call: &mut ConvCall<'_>) {
+    // SAFETY: this function has the instruction set that `Avx512` asks for.
+    unsafe {
+        if !winograd::run(call, Plan::new) {
+            conv::run::<Avx512>(call)
+        }
+    }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]

@@ -4,7 +4,6 @@ use super::params::{Channels, fill_channels};
 use super::plan::{Geometry, Plan, Taste, next_kind, picks_fill};
 use super::ring::{Ring, Rows};
 use super::simd::Simd;
-use super::store::is_limited;
 use super::tile::{FETCHED, Kind, MAX_KERNEL, Row, Tile};
 use super::{depthwise, grouped};
 use crate::kernels::k8n16::STEP;
@@ -56,8 +55,8 @@ pub(super) fn scratch_len<S: Simd>(shape: &ConvShape) -> usize {
 
 #[inline(always)]
 fn needed<S: Simd>(parts: &k8n16::Parts, ring: &Ring) -> usize {
-    let table = parts.count * entries(k8n16::Blocks::of(parts.shape.out_c)) * size_of::<Channels>();
-    align_of::<Channels>() + table + ring.len(const { widest(S::KINDS) })
+    let table = parts.count * entries(k8n16::Blocks::of(parts.shape.out_c));
+    Channels::table_len(table) + ring.len(const { widest(S::KINDS) })
 }
 
 /// Whether every slice is as long as the shape asks, and scratch memory has `scratch` bytes; always so for a validated
@@ -82,10 +81,25 @@ pub(super) fn is_complete(call: &ConvCall<'_>, scratch: usize) -> bool {
 /// Bits by which accumulators can and must be moved left so that every total right shift is at least 33; `None` if
 /// there is no such number.
 #[inline(always)]
-pub(super) fn pre_shift(call: &ConvCall<'_>) -> Option<u8> {
+fn pre_shift(call: &ConvCall<'_>) -> Option<u8> {
     let smallest = call.channel_params().right_shift.iter().copied().min()?;
     let bits = 33u8.saturating_sub(smallest);
     (bits == 0 || bits + call.conv.acc_bits <= 31).then_some(bits)
+}
+
+/// Checks a call before a vector kernel computes it, with [`pre_shift`]; `None` if there is nothing left to compute.
+#[inline(always)]
+pub(super) fn prepare(call: &mut ConvCall<'_>, scratch: usize) -> Option<u8> {
+    if !is_complete(call, scratch) {
+        debug_assert!(false, "a slice is shorter than the shape asks");
+        return None;
+    }
+    let bits = pre_shift(call);
+    if bits.is_none() {
+        // Shifts and accumulators beyond what 32-bit lanes hold: the law itself. The compiler writes no such layer.
+        scalar::conv::k8n16(call);
+    }
+    bits
 }
 
 /// Runs a convolution.
@@ -104,14 +118,7 @@ pub(super) unsafe fn run<S: Simd>(call: &mut ConvCall<'_>) {
     }
     let parts = k8n16::Parts::of(&call.conv.shape);
     let ring = Ring::new(&parts.shape, S::UNIT, usize::from(call.conv.shape.in_c));
-    if !is_complete(call, needed::<S>(&parts, &ring)) {
-        debug_assert!(false, "a slice is shorter than the shape asks");
-        return;
-    }
-    let Some(pre_shift) = pre_shift(call) else {
-        // Shifts and accumulators beyond what 32-bit lanes hold: the law itself. The compiler writes no such layer.
-        return scalar::conv::k8n16(call);
-    };
+    let Some(pre_shift) = prepare(call, needed::<S>(&parts, &ring)) else { return };
     // SAFETY: as promised by the caller; the slices have been checked.
     unsafe { run_checked::<S>(call, &parts, ring, pre_shift) }
 }
@@ -130,10 +137,7 @@ unsafe fn run_checked<S: Simd>(call: &mut ConvCall<'_>, parts: &k8n16::Parts, ri
     let blocks = k8n16::Blocks::of(shape.out_c);
     let params = Params::new(call.params, parts.count * blocks.channels());
 
-    let pad = call.scratch.as_ptr().align_offset(align_of::<Channels>());
-    let (head, slots) = call.scratch.split_at_mut(pad + parts.count * entries(blocks) * size_of::<Channels>());
-    // SAFETY: every bit pattern is a valid value of `Channels`, which is nothing but arrays of i32.
-    let (_, table, _) = unsafe { head.align_to_mut::<Channels>() };
+    let (table, slots) = Channels::split(call.scratch, parts.count * entries(blocks));
     for (n, table) in table.chunks_exact_mut(entries(blocks).max(1)).enumerate() {
         fill_channels(table, &params.part(n * blocks.channels(), blocks.channels()), blocks, pre_shift);
     }
@@ -164,27 +168,9 @@ unsafe fn run_checked<S: Simd>(call: &mut ConvCall<'_>, parts: &k8n16::Parts, ri
         ],
     };
     let mut row = Row {
-        base: ptr::null(),
-        rows: [0; MAX_KERNEL],
-        row_count: 0,
-        distance: layer.distance,
-        weights: ptr::null(),
         block_stride: layer.steps * k8n16::BLOCK_STEP,
-        tail_weights: ptr::null(),
-        channels: ptr::null(),
-        quads: 0,
-        pixel: 0,
-        ahead: ptr::null(),
-        hi: ptr::null_mut(),
-        lo: ptr::null_mut(),
-        out_c: layer.out_pixel,
-        left: 0,
         half_steps: k8n16::half_steps(&shape),
-        pre_shift: pre_shift > 0,
-        accumulate: conv.accumulate,
-        raw: conv.raw,
-        limits: conv.limits,
-        limited: is_limited(conv),
+        ..Row::new(conv, (layer.distance, layer.out_pixel), pre_shift)
     };
     // SAFETY: the instruction set is there, and all slices have been checked against the shape.
     unsafe {

@@ -28,6 +28,23 @@ pub(super) struct Channels {
 }
 
 impl Channels {
+    /// Bytes of memory for a table of `entries`, with room to align it.
+    #[inline(always)]
+    pub(super) fn table_len(entries: usize) -> usize {
+        align_of::<Channels>() + entries * size_of::<Channels>()
+    }
+
+    /// A table of `entries` at the beginning of scratch memory of at least [`Channels::table_len`] bytes, not filled in
+    /// yet, and what is left behind it.
+    #[inline(always)]
+    pub(super) fn split(scratch: &mut [u8], entries: usize) -> (&mut [Channels], &mut [u8]) {
+        let pad = scratch.as_ptr().align_offset(align_of::<Channels>());
+        let (head, rest) = scratch.split_at_mut(pad + entries * size_of::<Channels>());
+        // SAFETY: every bit pattern is a valid value of `Channels`, which is nothing but arrays of integers.
+        let (_, table, _) = unsafe { head.align_to_mut::<Channels>() };
+        (table, rest)
+    }
+
     #[inline(always)]
     pub(super) fn new(bias: [i32; 16], multiplier: [i32; 16], right_shift: [u8; 16], pre_shift: u8) -> Self {
         // Beyond 31 the result is 0 for every `hi`, as it is for 31.

@@ -72,6 +72,12 @@ impl Ring {
         }
     }
 
+    /// The ring of a convolution with groups, with all channels of its pixels.
+    #[inline(always)]
+    pub(super) fn of_pixels(shape: &ConvShape) -> Self {
+        Ring::new(&ConvShape { groups: 1, ..*shape }, STEP, usize::from(shape.in_c))
+    }
+
     /// Bytes of the ring. A tile of `pixels` may start at any output pixel and read on to its end.
     #[inline(always)]
     pub(super) fn len(&self, pixels: usize) -> usize {

@@ -8,11 +8,12 @@
 
 use super::params::Channels;
 use super::simd::Simd;
-use super::store::finish;
+use super::store::{finish, is_limited};
 use crate::kernels::k8n16::{BLOCK_STEP, TAIL_STEP};
-use crate::op::Limits;
+use crate::op::{Conv, Limits};
 use core::arch::asm;
 use core::arch::x86_64::{_MM_HINT_ET0, _MM_HINT_T1, _mm_prefetch};
+use core::ptr;
 
 /// Largest window height and width ([`crate::model`] refuses larger ones).
 pub(super) const MAX_KERNEL: usize = 15;
@@ -78,6 +79,37 @@ pub(super) struct Row {
     pub(super) limits: Limits,
     /// See [`super::store::is_limited`].
     pub(super) limited: bool,
+}
+
+impl Row {
+    /// What a layer's rows have in common: whether and where their windows and outputs lie is still to be said, and so is
+    /// what only some kinds of layers have. Windows lie `distance` bytes apart, output pixels `out_c`.
+    #[inline(always)]
+    pub(super) fn new(conv: &Conv, (distance, out_c): (usize, usize), pre_shift: u8) -> Self {
+        Row {
+            base: ptr::null(),
+            rows: [0; MAX_KERNEL],
+            row_count: 0,
+            distance,
+            weights: ptr::null(),
+            block_stride: 0,
+            tail_weights: ptr::null(),
+            channels: ptr::null(),
+            quads: 0,
+            pixel: 0,
+            ahead: ptr::null(),
+            hi: ptr::null_mut(),
+            lo: ptr::null_mut(),
+            out_c,
+            left: 0,
+            half_steps: 0,
+            pre_shift: pre_shift > 0,
+            accumulate: conv.accumulate,
+            raw: conv.raw,
+            limits: conv.limits,
+            limited: is_limited(conv),
+        }
+    }
 }
 
 /// Where a tile lies in its row.
@@ -193,7 +225,7 @@ fn fetch_outputs<const MR: usize, const FETCH: bool>(t: Tile<'_>) {
 
 /// A hint that faults nowhere, wherever it points.
 #[inline(always)]
-fn hint<const HOW: i32>(at: *const u8) {
+pub(super) fn hint<const HOW: i32>(at: *const u8) {
     // SAFETY: nothing is read, and all x86-64 processors have the instruction.
     unsafe { _mm_prefetch::<HOW>(at.cast()) }
 }

@@ -8,15 +8,15 @@
 
 pub(super) mod tiles;
 
-use super::conv::{is_complete, pre_shift};
+use super::conv::prepare;
 use super::params::{Channels, fill_channels};
 use super::plan::{Geometry, Plan};
 use super::ring::{Ring, Rows};
 use super::simd::Simd;
-use super::store::{finish, is_limited};
-use super::tile::{MAX_KERNEL, Row, Tile, start};
-use crate::kernels::k8n16::{self, Blocks, Depthwise, STEP};
-use crate::kernels::{ConvCall, Params, scalar};
+use super::store::finish;
+use super::tile::{Row, Tile, start};
+use crate::kernels::k8n16::{self, Blocks, Depthwise};
+use crate::kernels::{ConvCall, Params};
 use crate::op::ConvShape;
 use core::ops::Range;
 use core::ptr;
@@ -27,15 +27,9 @@ const WIDEST: usize = 8;
 /// Bytes of a pixel that [`Simd::stack`] reads from each row, whether there are so many channels or not.
 const REACH: usize = 16;
 
-/// The ring of whole pixels.
-#[inline(always)]
-fn ring(shape: &ConvShape) -> Ring {
-    Ring::new(&ConvShape { groups: 1, ..*shape }, STEP, usize::from(shape.in_c))
-}
-
 /// Bytes of scratch memory: room to align, the parameters, the ring and what is read beyond it.
 pub(super) fn scratch_len(shape: &ConvShape, form: &Depthwise) -> usize {
-    align_of::<Channels>() + form.blocks * size_of::<Channels>() + ring(shape).len(WIDEST) + REACH
+    Channels::table_len(form.blocks) + Ring::of_pixels(shape).len(WIDEST) + REACH
 }
 
 /// Runs a convolution.
@@ -44,14 +38,7 @@ pub(super) fn scratch_len(shape: &ConvShape, form: &Depthwise) -> usize {
 /// The instruction set of `S` is available.
 #[inline(always)]
 pub(super) unsafe fn run<S: Simd>(call: &mut ConvCall<'_>, form: &Depthwise) {
-    if !is_complete(call, scratch_len(&call.conv.shape, form)) {
-        debug_assert!(false, "a slice is shorter than the shape asks");
-        return;
-    }
-    let Some(pre_shift) = pre_shift(call) else {
-        // Shifts and accumulators beyond what 32-bit lanes hold: the law itself. The compiler writes no such layer.
-        return scalar::conv::k8n16(call);
-    };
+    let Some(pre_shift) = prepare(call, scratch_len(&call.conv.shape, form)) else { return };
     // SAFETY: as promised by the caller; the slices have been checked.
     unsafe { run_checked::<S>(call, form, pre_shift) }
 }
@@ -62,13 +49,10 @@ pub(super) unsafe fn run<S: Simd>(call: &mut ConvCall<'_>, form: &Depthwise) {
 unsafe fn run_checked<S: Simd>(call: &mut ConvCall<'_>, form: &Depthwise, pre_shift: u8) {
     let (conv, shape) = (call.conv, call.conv.shape);
     let params = Params::new(call.params, 16 * form.blocks);
-    let pad = call.scratch.as_ptr().align_offset(align_of::<Channels>());
-    let (head, slots) = call.scratch.split_at_mut(pad + form.blocks * size_of::<Channels>());
-    // SAFETY: every bit pattern is a valid value of `Channels`, which is nothing but arrays of integers.
-    let (_, table, _) = unsafe { head.align_to_mut::<Channels>() };
+    let (table, slots) = Channels::split(call.scratch, form.blocks);
     fill_channels(table, &params, Blocks { full: form.blocks, tail: false }, pre_shift);
 
-    let ring = ring(&shape);
+    let ring = Ring::of_pixels(&shape);
     let lo = if call.out_lo.is_empty() { ptr::null_mut() } else { call.out_lo.as_mut_ptr() };
     let layer = Layer {
         shape,
@@ -79,27 +63,9 @@ unsafe fn run_checked<S: Simd>(call: &mut ConvCall<'_>, form: &Depthwise, pre_sh
         out: [call.out_hi.as_mut_ptr(), lo],
     };
     let mut row = Row {
-        base: ptr::null(),
-        rows: [0; MAX_KERNEL],
         row_count: KERNEL,
-        distance: ring.distance,
-        weights: ptr::null(),
-        block_stride: 0,
-        tail_weights: ptr::null(),
-        channels: ptr::null(),
-        quads: 0,
         pixel: ring.distance / usize::from(shape.stride),
-        ahead: ptr::null(),
-        hi: ptr::null_mut(),
-        lo: ptr::null_mut(),
-        out_c: usize::from(shape.out_c),
-        left: 0,
-        half_steps: 0,
-        pre_shift: pre_shift > 0,
-        accumulate: conv.accumulate,
-        raw: conv.raw,
-        limits: conv.limits,
-        limited: is_limited(conv),
+        ..Row::new(conv, (ring.distance, usize::from(shape.out_c)), pre_shift)
     };
     let rows = Rows { input: call.input, border: conv.border.map(|b| b ^ 0x80) };
     // SAFETY: the instruction set is there, and the slices fit the shape.
