@@ -5,7 +5,9 @@
 //! * Requantization rounds once: `acc * multiplier * 2^-right_shift`, half up, in 64 bits ([`requantize`]).
 //! * A *wide* activation has 16 bits, kept as two byte planes `value = 256 * hi + lo`. The `hi` plane by itself is an
 //!   ordinary int8 activation with 256 times the scale; convolutions read only it. The compiler chooses the 16-bit zero
-//!   point as `256 * z + 128`, so that cutting off `lo` is rounding to nearest.
+//!   point as `256 * z + 128`, so that cutting off `lo` is rounding to nearest. What that leaves, `lo - 128`, is an int8
+//!   activation as well, with zero point 0: a convolution that needs all 16 bits is two, with the same weights, of which
+//!   one reads `hi` and adds to what the other makes of `lo` ([`crate::op::Source::Low`]).
 //! * What leaves an accumulator is requantized to 16 bits with saturation and added, again with saturation, to the zero
 //!   point or to the residual; then the activation's own limits apply ([`add_narrow`], [`add_wide`]). A wide output is
 //!   requantized in steps of two and added twice, because the distance from its zero point to its largest value takes 17

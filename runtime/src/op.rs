@@ -43,6 +43,9 @@ pub enum Source {
     Image,
     /// A plane in the arena.
     Arena(u32),
+    /// The low bytes of a wide activation in the arena: unsigned bytes, read as `byte - 128`. That is what the high bytes,
+    /// rounded to nearest, leave of a value: `value - zero = 256 * (hi - z) + (lo - 128)`, see [`crate::arith`].
+    Low(u32),
 }
 
 /// How packed convolution weights are laid out.
@@ -560,7 +563,7 @@ impl Op {
             Op::Load(_) => [None, None],
             Op::Conv(c) => match c.source {
                 Source::Image => [None, None],
-                Source::Arena(at) => [Some((at as usize, c.shape.input_len())), None],
+                Source::Arena(at) | Source::Low(at) => [Some((at as usize, c.shape.input_len())), None],
             },
             Op::Shortcut(s) => {
                 let len = s.input_len();

@@ -61,6 +61,7 @@ pub fn compile_for(
         classes,
         resize_short: None,
         fingerprint: &fingerprint,
+        fine: lower::NO_FINE_READS,
     };
     Ok(AlignedBytes::copy_of(&lower::compile(&request)?))
 }

@@ -16,7 +16,8 @@ use ride_runtime::{Model, PartId, confidence, oracle};
 #[derive(Clone, Debug)]
 struct Tensor {
     values: Vec<i16>,
-    wide: bool,
+    /// Where the low bytes of a wide one lie.
+    low: Option<u32>,
 }
 
 /// What one operation computes, as the bytes that the runtime writes.
@@ -132,8 +133,10 @@ impl Machine<'_, '_> {
     }
 
     fn keep(&mut self, out: Planes, values: Vec<i16>) -> (Vec<u8>, Option<Vec<u8>>) {
-        let tensor = Tensor { values, wide: out.lo.is_some() };
+        let tensor = Tensor { values, low: out.lo };
         let planes = planes(&tensor);
+        // Nothing is read from what lay there before.
+        self.tensors.retain(|_, other| out.lo.is_none() || other.low != out.lo);
         self.tensors.insert(out.hi, tensor);
         planes
     }
@@ -143,7 +146,12 @@ impl Machine<'_, '_> {
             Source::Image => self.image.iter().map(|&b| (i16::from(b) - 128) as i8).collect(),
             Source::Arena(at) => {
                 let tensor = self.tensor(at)?;
-                tensor.values.iter().map(|&v| if tensor.wide { v >> 8 } else { v } as i8).collect()
+                tensor.values.iter().map(|&v| if tensor.low.is_some() { v >> 8 } else { v } as i8).collect()
+            }
+            Source::Low(at) => {
+                let tensor = self.tensors.values().find(|tensor| tensor.low == Some(at));
+                let tensor = tensor.with_context(|| format!("no wide activation has its low bytes at {at}"))?;
+                tensor.values.iter().map(|&v| ((v & 255) - 128) as i8).collect()
             }
         };
         ensure!(input.len() == c.shape.input_len(), "the input has {} elements", input.len());

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use ride_calibrate::data::{DataOptions, DataSet};
 use ride_calibrate::observer::Observer;
 use ride_compiler::calibration::{self, Settings};
-use ride_compiler::lower::{ClassInfo, Request};
+use ride_compiler::lower::{self, ClassInfo, Request};
 use ride_compiler::memory::AlignedBytes;
 use ride_compiler::network::Network;
 use ride_compiler::refine::{self, Images};
@@ -54,6 +54,7 @@ fn int8_keeps_the_float_models_accuracy_and_refinement_helps() {
         classes: &classes,
         resize_short: None,
         fingerprint: &fingerprint,
+        fine: lower::NO_FINE_READS,
     };
     let indices = calibration::choose(train.labels(), &Settings { images: REFINE_IMAGES, ..settings });
     let images = Images { indices: &indices, pixels: &|index| train.pixels(index) };

@@ -207,7 +207,7 @@ fn other(layout: Layout) -> Layout {
 
 fn source(step: &mut Step) -> u32 {
     match conv(step).source {
-        Source::Arena(at) => at,
+        Source::Arena(at) | Source::Low(at) => at,
         Source::Image => 0,
     }
 }

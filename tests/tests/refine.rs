@@ -33,6 +33,7 @@ fn refined(network: &Network, (target, bits): (&str, u8), threads: usize) -> Res
         classes: &classes,
         resize_short: None,
         fingerprint: &fingerprint,
+        fine: lower::NO_FINE_READS,
     };
     let indices: Vec<usize> = PICTURES.collect();
     let pixels = |seed: usize| Ok(Cow::Owned(picture(network, seed as u32)));

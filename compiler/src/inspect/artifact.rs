@@ -45,6 +45,8 @@ impl Cost {
 /// int8 weights of an operation.
 fn weight_bytes(op: &op::Op) -> u64 {
     match op {
+        // It shares them with the convolution that reads the high bytes.
+        op::Op::Conv(conv) if matches!(conv.source, Source::Low(_)) => 0,
         op::Op::Conv(conv) => u64::from(conv.shape.out_c) * conv.shape.taps() as u64,
         op::Op::Head(head) => dense_weights(&head.dense),
         op::Op::Load(_) | op::Op::Shortcut(_) | op::Op::MaxPool(_) | op::Op::Pool(_) => 0,
@@ -409,8 +411,10 @@ fn conv_detail(c: &op::Conv) -> String {
     if s.groups > 1 {
         detail += &format!(" in {} groups", s.groups);
     }
-    if c.source == Source::Image {
-        detail += " of the image";
+    match c.source {
+        Source::Image => detail += " of the image",
+        Source::Low(_) => detail += ", their low bytes",
+        Source::Arena(_) => {}
     }
     if c.accumulate {
         detail += " + residual";

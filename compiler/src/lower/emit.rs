@@ -10,7 +10,7 @@ use super::Request;
 use super::layers::{ConvLayer, DenseConstants, DenseLayer, conv, pooling};
 use super::native::Native;
 use super::places::{Places, conv_shape, place, small};
-use super::program::{Input, Kind, PartProgram, Program, Step, ValueIx};
+use super::program::{Input, Kind, PartProgram, Plane, Program, Step, ValueIx};
 use super::quant::Quant;
 use super::rounding::{Rounding, conv_input};
 use super::sections::{OwnSection, PartWriter, assemble};
@@ -142,7 +142,7 @@ impl<'r, 'n> Emitter<'r, 'n> {
             writer.records.push(op::Step { op: Op::Load(op::Load { out, len }), name, scale: 1.0 / 255.0 });
         }
         for step in &part.steps {
-            let name = names.add(&self.program.values[step.output].name)?;
+            let name = names.add(&self.program.values[step.output].record_name())?;
             let op = self.step(step, &mut writer).with_context(|| step.name.clone())?;
             let scale = self.quants[step.output].output_scale() as f32;
             writer.records.push(op::Step { op, name, scale });
@@ -157,15 +157,13 @@ impl<'r, 'n> Emitter<'r, 'n> {
         let quant = &self.quants[step.output];
         let out = self.places.values[step.output];
         match &step.kind {
-            Kind::Conv { conv: c, relu, accumulate } => {
+            Kind::Conv { conv: c, relu, accumulate, plane } => {
                 let shape = conv_shape(self.request, self.program, step)?;
-                let source = match step.input {
-                    Input::Image => self.places.image.map_or(Source::Image, Source::Arena),
-                    Input::Value(v) => Source::Arena(self.places.values[v].hi),
-                };
+                let source = self.source(step.input, *plane)?;
                 let input = &conv_input(self.request, self.program, self.quants, step);
                 let rows = self.rounding.rows(&step.name, c.out_channels, shape.taps())?;
-                let constants = conv(&ConvLayer { conv: c, shape: &shape, input, rows }, quant, self.layout)?;
+                let layer = ConvLayer { conv: c, shape: &shape, input, plane: *plane, rows };
+                let constants = conv(&layer, quant, self.layout)?;
                 Ok(Op::Conv(op::Conv {
                     shape,
                     source,
@@ -173,7 +171,10 @@ impl<'r, 'n> Emitter<'r, 'n> {
                     accumulate: accumulate.is_some(),
                     raw: quant.raw || accumulate.is_some_and(|residual| self.quants[residual].raw),
                     limits: quant.capped(quant.limits(*relu), self.program.values[step.output].ceiling),
-                    border: input.border(c.in_channels),
+                    border: match plane {
+                        Plane::High => input.border(c.in_channels),
+                        Plane::Low => [0; 4],
+                    },
                     weights: writer.weights(&constants.packed.weights)?,
                     params: writer.params(&constants.packed.params)?,
                     layout: self.layout,
@@ -215,6 +216,18 @@ impl<'r, 'n> Emitter<'r, 'n> {
                 }))
             }
         }
+    }
+
+    /// What a convolution reads.
+    fn source(&self, input: Input, plane: Plane) -> Result<Source> {
+        Ok(match (input, plane) {
+            (Input::Image, _) => self.places.image.map_or(Source::Image, Source::Arena),
+            (Input::Value(v), Plane::High) => Source::Arena(self.places.values[v].hi),
+            (Input::Value(v), Plane::Low) => {
+                let low = self.places.values[v].lo;
+                Source::Low(low.with_context(|| format!("{} has no low bytes", self.program.values[v].name))?)
+            }
+        })
     }
 
     fn classifier(&self, i: usize, part: &PartProgram<'n>, names: &mut Names, writer: &mut PartWriter) -> Result<()> {

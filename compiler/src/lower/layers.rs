@@ -6,6 +6,7 @@ use ride_runtime::kernels::dense;
 use ride_runtime::op::{ConvShape, Dense, Layout, Span};
 
 use super::packing::{Channel, Packed, Plain};
+use super::program::Plane;
 use super::quant::Quant;
 use super::rounding::Row;
 use super::weights::{acc_bits, multiplier, quantize_channel};
@@ -70,6 +71,8 @@ pub(crate) struct ConvLayer<'a> {
     pub(crate) shape: &'a ConvShape,
     /// What it reads.
     pub(crate) input: &'a ConvInput<'a>,
+    /// Which bytes of it.
+    pub(crate) plane: Plane,
     /// Its rows where they have been rounded already, one for each output channel.
     pub(crate) rows: Option<&'a [Row]>,
 }
@@ -85,6 +88,15 @@ impl ConvLayer<'_> {
         let channel = |k: usize| o / self.shape.group_out() * inputs + k % inputs;
         nearest_row(row, self.conv.bias[o], self.input, channel)
     }
+
+    /// A row as the accumulator sees it: the real value of one of its units, and what it starts with.
+    fn units(&self, row: &Row, channel: impl Fn(usize) -> usize) -> (f64, f64) {
+        match self.plane {
+            Plane::High => (row.scale, acc_bias(row, self.input, channel)),
+            // 256 steps of a low byte, whose zero point is 0, are one of the high byte, whose convolution adds the bias.
+            Plane::Low => (row.scale / 256.0, 0.0),
+        }
+    }
 }
 
 /// The smallest scale of a row with which its bias is representable.
@@ -94,21 +106,21 @@ pub(crate) fn min_scale(bias: f64) -> f64 {
 
 /// Quantizes and packs a convolution.
 pub(crate) fn conv(layer: &ConvLayer<'_>, output: &Quant, layout: Layout) -> Result<ConvConstants> {
-    let ConvLayer { conv, shape, input, .. } = *layer;
+    let ConvLayer { conv, shape, .. } = *layer;
     let mut plain = Plain { weights: Vec::with_capacity(conv.weight.len()), channels: Vec::new() };
     let mut bits = 0;
     for o in 0..conv.out_channels {
         let inputs = shape.group_in();
         let channel = |k: usize| o / shape.group_out() * inputs + k % inputs;
         let c = layer.row(o);
-        let bias = acc_bias(&c, input, channel);
+        let (scale, bias) = layer.units(&c, channel);
         ensure!(bias.abs() < f64::from(1 << 30), "the bias of output channel {o} does not fit in 31 bits");
         let bias = bias as i64;
         let own_bits = acc_bits(&c.q, bias);
         ensure!(own_bits <= 31, "the accumulator of output channel {o} can overflow 32 bits");
         bits = bits.max(own_bits);
         let (multiplier, right_shift) =
-            multiplier(c.scale / output.requantized_scale()).with_context(|| format!("output channel {o}"))?;
+            multiplier(scale / output.requantized_scale()).with_context(|| format!("output channel {o}"))?;
         plain.channels.push(Channel { bias, multiplier, right_shift });
         plain.weights.extend_from_slice(&c.q);
     }

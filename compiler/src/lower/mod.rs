@@ -18,6 +18,8 @@ pub mod rounding;
 mod sections;
 mod weights;
 
+use std::collections::BTreeSet;
+
 use anyhow::{Result, ensure};
 use ride_calibrate::table::CalibrationTable;
 use ride_runtime::kernels::BACKENDS;
@@ -56,7 +58,16 @@ pub struct Request<'a> {
     pub resize_short: Option<usize>,
     /// Fingerprint of the float network, stored in the artifact.
     pub fingerprint: &'a str,
+    /// Convolutions that read all 16 bits of their input.
+    pub fine: &'a FineReads,
 }
+
+/// Names of convolutions (of their nodes) that read all 16 bits of a wide activation, which takes twice their
+/// multiply-accumulates: the others read the upper eight.
+pub type FineReads = BTreeSet<String>;
+
+/// Every convolution reads eight bits.
+pub const NO_FINE_READS: &FineReads = &FineReads::new();
 
 /// Compiles a network. The same request gives the same bytes.
 ///
@@ -84,7 +95,11 @@ pub fn compile_rounded(request: &Request<'_>, rounding: &Rounding) -> Result<Vec
         info.names.len()
     );
     ensure!(matches!(request.residual_bits, 8 | 16), "the residual stream has 8 or 16 bits");
-    let program = program::Program::new(request.network)?;
+    ensure!(
+        request.fine.is_empty() || request.residual_bits == 16,
+        "convolutions can only read 16 bits where the residual stream has 16 bits"
+    );
+    let program = program::Program::new(request.network, request.fine)?;
     let quants = quant::choose(&program, request.table, request.residual_bits)?;
     emit::artifact(request, &program, &quants, rounding)
 }
@@ -94,7 +109,7 @@ pub fn compile_rounded(request: &Request<'_>, rounding: &Rounding) -> Result<Vec
 /// # Errors
 /// As [`compile`].
 pub fn arena_len(request: &Request<'_>) -> Result<usize> {
-    let program = program::Program::new(request.network)?;
+    let program = program::Program::new(request.network, request.fine)?;
     let quants = quant::choose(&program, request.table, request.residual_bits)?;
     Ok(places::place(request, &program, &quants, request.target.layout())?.arena)
 }

@@ -4,8 +4,11 @@
 //! moved to the place of the addition and accumulates in place, into the *residual stream*: the values of such a chain
 //! share one buffer and one scale.
 
+use std::borrow::Cow;
+
 use anyhow::{Result, bail, ensure};
 
+use super::FineReads;
 use crate::network::{Conv, Network, Op, Part, Shape};
 
 /// Index into [`Program::values`].
@@ -22,8 +25,29 @@ pub(crate) struct Value {
     pub(crate) stream: Option<usize>,
     /// Whether it is a projection that only its stream's next value reads: a summand, not an activation.
     pub(crate) summand: bool,
+    /// Whether it is only what the low bytes of an input add to the value of that name.
+    pub(crate) remainder: bool,
     /// Upper limit of a fused ReLU6 or its like.
     pub(crate) ceiling: Option<f32>,
+}
+
+impl Value {
+    /// Name of the operation that computes it.
+    pub(crate) fn record_name(&self) -> Cow<'_, str> {
+        if self.remainder { Cow::Owned(format!("{}{REMAINDER}", self.name)) } else { Cow::Borrowed(&self.name) }
+    }
+}
+
+/// What the name of an operation on low bytes ends with, after the name of the value that it is a part of.
+const REMAINDER: &str = ".low";
+
+/// Which bytes of a value a convolution reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Plane {
+    /// The only ones of a narrow value, the upper ones of a wide value: what the value is, rounded to 8 bits.
+    High,
+    /// The lower ones of a wide value: what that leaves.
+    Low,
 }
 
 /// What a step reads.
@@ -39,7 +63,7 @@ pub(crate) enum Input {
 #[derive(Clone, Debug)]
 pub(crate) enum Kind<'n> {
     /// Convolution with fused ReLU; accumulates onto the residual that its output's buffer holds.
-    Conv { conv: &'n Conv, relu: bool, accumulate: Option<ValueIx> },
+    Conv { conv: &'n Conv, relu: bool, accumulate: Option<ValueIx>, plane: Plane },
     /// Option-A shortcut; with stride 1 and no padding a copy.
     Shortcut { stride: usize, before: usize },
     /// Maximum over windows.
@@ -82,9 +106,9 @@ pub(crate) struct Program<'n> {
 }
 
 impl<'n> Program<'n> {
-    /// Fuses `network`.
-    pub(crate) fn new(network: &'n Network) -> Result<Self> {
-        let mut fuser = Fuser { values: Vec::new(), streams: Vec::new() };
+    /// Fuses `network`, of which the convolutions `fine` read all 16 bits of their input.
+    pub(crate) fn new(network: &'n Network, fine: &FineReads) -> Result<Self> {
+        let mut fuser = Fuser { values: Vec::new(), streams: Vec::new(), fine };
         let stem = fuser.part(&network.stem, Input::Image, network.input.shape)?;
         let shape = match stem.output {
             Input::Image => network.input.shape,
@@ -96,9 +120,10 @@ impl<'n> Program<'n> {
     }
 }
 
-struct Fuser {
+struct Fuser<'f> {
     values: Vec<Value>,
     streams: Vec<bool>,
+    fine: &'f FineReads,
 }
 
 /// State of one part while it is fused; indexed by float value id.
@@ -145,7 +170,7 @@ impl PartState<'_> {
     }
 }
 
-impl Fuser {
+impl Fuser<'_> {
     fn part<'n>(&mut self, part: &'n Part, input: Input, shape: Shape) -> Result<PartProgram<'n>> {
         let Some(shapes) = part.shapes(shape) else {
             bail!("{}: operand shapes do not fit together for an input of {shape:?}", part.name);
@@ -163,8 +188,11 @@ impl Fuser {
                 Op::Conv(_) if state.add_behind(v).is_some() => {} // runs where its sum is formed
                 Op::Conv(conv) => {
                     let relu = state.relu_behind(v);
-                    let kind = Kind::Conv { conv, relu: relu.is_some(), accumulate: None };
-                    self.emit(&mut state, &mut steps, (n, relu.unwrap_or(n)), kind, None)?;
+                    let nodes = (n, relu.unwrap_or(n));
+                    let accumulate = self.remainder(&mut state, &mut steps, nodes, None)?;
+                    let stream = accumulate.and_then(|v| self.values[v].stream);
+                    let kind = Kind::Conv { conv, relu: relu.is_some(), accumulate, plane: Plane::High };
+                    self.emit(&mut state, &mut steps, nodes, kind, stream)?;
                 }
                 Op::Relu | Op::Clamp { .. } if state.done[v].is_some() => {} // fused
                 Op::Add => self.add(&mut state, &mut steps, n)?,
@@ -234,6 +262,7 @@ impl Fuser {
             shape: state.shapes[last + 1],
             stream,
             summand: false,
+            remainder: false,
             ceiling,
         };
         self.values.push(value);
@@ -243,6 +272,40 @@ impl Fuser {
         }
         steps.push(Step { name: part.nodes[n].name.clone(), kind, input, output });
         Ok(())
+    }
+
+    /// For a convolution that reads all 16 bits of its input: emits its run over the low bytes, whose result the run over
+    /// the high bytes then accumulates onto. Low bytes go first, because what they add is small: it fits wherever the
+    /// residual fits, or else it is a raw summand.
+    fn remainder<'n>(
+        &mut self,
+        state: &mut PartState<'n>,
+        steps: &mut Vec<Step<'n>>,
+        (n, last): (usize, usize),
+        residual: Option<ValueIx>,
+    ) -> Result<Option<ValueIx>> {
+        let node = &state.part.nodes[n];
+        let Op::Conv(conv) = &node.op else { return Ok(None) };
+        if !self.fine.contains(&node.name) {
+            return Ok(None);
+        }
+        let Input::Value(source) = state.computed(node.inputs[0])? else {
+            bail!("{}: pixels have no 16 bits to read", node.name)
+        };
+        if residual.is_some_and(|v| self.values[v].summand) {
+            bail!("{}: what is added to a projection cannot be read with 16 bits", node.name)
+        }
+        self.stream_of(source);
+        let stream = match residual {
+            Some(v) => self.stream_of(v),
+            None => self.new_stream(true),
+        };
+        let kind = Kind::Conv { conv, relu: false, accumulate: residual, plane: Plane::Low };
+        self.emit(state, steps, (n, last), kind, Some(stream))?;
+        let output = self.values.len() - 1;
+        let value = &mut self.values[output];
+        (value.remainder, value.summand, value.ceiling) = (true, residual.is_none(), None);
+        Ok(Some(output))
     }
 
     /// An addition: the convolution among its operands accumulates onto the other one.
@@ -270,8 +333,10 @@ impl Fuser {
         self.values[residual].summand = projected && state.only_reader(residual_value) == Some(n);
         let Op::Conv(conv) = &part.nodes[conv_value - 1].op else { unreachable!("add_behind finds convolutions") };
         let relu = state.relu_behind(n + 1);
-        let kind = Kind::Conv { conv, relu: relu.is_some(), accumulate: Some(residual) };
         let last = relu.unwrap_or(n);
+        let remainder = self.remainder(state, steps, (conv_value - 1, last), Some(residual))?;
+        let accumulate = Some(remainder.unwrap_or(residual));
+        let kind = Kind::Conv { conv, relu: relu.is_some(), accumulate, plane: Plane::High };
         self.emit(state, steps, (conv_value - 1, last), kind, Some(stream))?;
         state.done[n + 1] = state.done[last + 1];
         Ok(())

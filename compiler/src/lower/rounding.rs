@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
 
-use super::Request;
+use super::{NO_FINE_READS, Request};
 use super::layers::ConvInput;
-use super::program::{Input, Kind, Program, Step};
+use super::program::{Input, Kind, Plane, Program, Step};
 use super::quant::{self, Quant};
 use crate::network::{Conv, Network, Shape};
 use crate::reference::INPUT;
@@ -74,12 +74,13 @@ pub struct ConvSite<'n> {
 /// # Errors
 /// As [`super::compile`], for a network or table that cannot be compiled.
 pub fn conv_sites<'n>(request: &Request<'n>) -> Result<Vec<ConvSite<'n>>> {
-    let program = Program::new(request.network)?;
+    let program = Program::new(request.network, request.fine)?;
     let quants = quant::choose(&program, request.table, request.residual_bits)?;
     let parts = std::iter::once(&program.stem).chain(&program.experts);
     let mut sites = Vec::new();
     for step in parts.flat_map(|part| &part.steps) {
-        let Kind::Conv { conv, .. } = step.kind else { continue };
+        // Low bytes are multiplied by the weights that are chosen for the high ones.
+        let Kind::Conv { conv, plane: Plane::High, .. } = step.kind else { continue };
         let (value, input) = match step.input {
             Input::Image => (INPUT, request.network.input.shape),
             Input::Value(v) => (program.values[v].name.as_str(), program.values[v].shape),
@@ -105,7 +106,7 @@ pub fn conv_sites<'n>(request: &Request<'n>) -> Result<Vec<ConvSite<'n>>> {
 /// # Errors
 /// As [`super::compile`], for a network that cannot be compiled.
 pub fn residual_streams(network: &Network) -> Result<Vec<Vec<String>>> {
-    let program = Program::new(network)?;
+    let program = Program::new(network, NO_FINE_READS)?;
     let own = |stream: usize| program.values.iter().filter(move |value| value.stream == Some(stream));
     let residual = program.streams.iter().enumerate().filter(|(_, residual)| **residual);
     Ok(residual.map(|(stream, _)| own(stream).map(|value| value.name.clone()).collect()).collect())

@@ -18,22 +18,30 @@ pub(super) struct PartWriter {
     pub(super) records: Vec<op::Step>,
     constants: Vec<u8>,
     first: usize,
+    /// Weights that were written last.
+    weights: Option<Span>,
 }
 
 impl PartWriter {
     /// For stem or expert with `count` operations.
     pub(super) fn new(count: usize) -> Self {
-        PartWriter { records: Vec::new(), constants: Vec::new(), first: PART_HEAD + count * RECORD_LEN }
+        PartWriter { records: Vec::new(), constants: Vec::new(), first: PART_HEAD + count * RECORD_LEN, weights: None }
     }
 
     /// For a router.
     pub(super) fn router() -> Self {
-        PartWriter { records: Vec::new(), constants: Vec::new(), first: ROUTER_HEAD }
+        PartWriter { records: Vec::new(), constants: Vec::new(), first: ROUTER_HEAD, weights: None }
     }
 
-    /// Packed weights.
+    /// Packed weights. Those of the operation before are not stored again: a convolution that reads 16 bits runs twice.
     pub(super) fn weights(&mut self, bytes: &[u8]) -> Result<Span> {
-        self.constant(bytes, WEIGHT_ALIGN)
+        let stored = |span: Span| self.constants.get(span.at as usize - self.first..)?.get(..span.len as usize);
+        if let Some(span) = self.weights.filter(|&span| stored(span) == Some(bytes)) {
+            return Ok(span);
+        }
+        let span = self.constant(bytes, WEIGHT_ALIGN)?;
+        self.weights = Some(span);
+        Ok(span)
     }
 
     /// Parameter arrays.

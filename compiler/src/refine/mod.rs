@@ -34,7 +34,7 @@ use serde::Serialize;
 
 use crate::artifact_file;
 use crate::lower::rounding::{ConvSite, Rounding, conv_sites, min_scale};
-use crate::lower::{Request, compile_rounded};
+use crate::lower::{FineReads, Request, compile_rounded};
 use crate::memory::AlignedBytes;
 use crate::network::{Head, Network};
 use crate::reference::Executor;
@@ -71,6 +71,8 @@ pub struct Refined {
     pub table: CalibrationTable,
     /// Its weights.
     pub rounding: Rounding,
+    /// Convolutions that read 16 bits.
+    pub fine: FineReads,
     /// What it brings on the images that were used.
     pub report: Report,
 }
@@ -81,7 +83,8 @@ impl Refined {
     /// # Errors
     /// As [`crate::lower::compile`].
     pub fn compile(&self, request: &Request<'_>) -> Result<Vec<u8>> {
-        compile_rounded(&Request { network: &self.network, table: &self.table, ..*request }, &self.rounding)
+        let (network, table, fine) = (&self.network, &self.table, &self.fine);
+        compile_rounded(&Request { network, table, fine, ..*request }, &self.rounding)
     }
 }
 
@@ -115,9 +118,19 @@ pub struct Report {
 pub fn refine(request: &Request<'_>, images: &Images<'_>, progress: OnStep<'_>) -> Result<Refined> {
     ensure!(!images.indices.is_empty(), "there are no images to refine with; at least one is needed");
     let original = *request;
-    let Shaped { network, table, doubled, copies } = shaped(request)?;
+    let Shaped { network, mut table, doubled, copies } = shaped(request)?;
     let executor = Executor::new(&network)?;
-    let request = &Request { network: &network, table: &table, ..*request };
+    let fine: FineReads = std::env::var("RIDE_FINE").unwrap_or_default().split(',').filter(|n| !n.is_empty()).map(String::from).collect();
+    for name in std::env::var("RIDE_WIDEN").unwrap_or_default().split(',') {
+        for stream in crate::lower::rounding::residual_streams(&network)?.iter().filter(|s| s.iter().any(|n| n == name)) {
+            stream.iter().for_each(|n| streams::widen(&mut table, n));
+        }
+    }
+    if std::env::var("RIDE_SHOW").is_ok() {
+        for s in crate::lower::rounding::residual_streams(&network)? { eprintln!("stream {s:?}"); }
+        for s in conv_sites(&Request { network: &network, table: &table, ..*request })? { eprintln!("site {} reads {}", s.name, s.value); }
+    }
+    let request = &Request { network: &network, table: &table, fine: &fine, ..*request };
     let sites = conv_sites(request)?;
     let batches = batches(&sites, MEMORY / rayon::current_num_threads().max(1));
     let total = (batches.len() + 2) * images.indices.len();
@@ -153,7 +166,8 @@ pub fn refine(request: &Request<'_>, images: &Images<'_>, progress: OnStep<'_>) 
     let images = images.indices.len();
     let report = Report { images, nearest_db, refined_db, doubled, copies, rounding_left, ridges, used };
     let (request, rounding) = if used { (request, rounding) } else { (&original, Rounding::default()) };
-    Ok(Refined { network: request.network.clone(), table: request.table.clone(), rounding, report })
+    let (network, table, fine) = (request.network.clone(), request.table.clone(), request.fine.clone());
+    Ok(Refined { network, table, rounding, fine, report })
 }
 
 /// The network with other scales, and what was done to it.

@@ -72,7 +72,7 @@ fn is_convolved(network: &Network, name: &str) -> bool {
 }
 
 /// Gives a value whose 16 bits are all read a range that cuts off nothing.
-fn widen(table: &mut CalibrationTable, name: &str) {
+pub(super) fn widen(table: &mut CalibrationTable, name: &str) {
     if let Some(range) = table.values.get_mut(name) {
         (range.min, range.max) = (WIDER * range.min, WIDER * range.max);
     }

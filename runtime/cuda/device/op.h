@@ -12,6 +12,7 @@ enum Flag {
     WORDS = 16,     // four channels of a pixel are an aligned word
     NORMALIZE = 32, // the inverse norm is a factor
     FIRST = 64,     // the first expert starts the sum
+    UNSIGNED = 128, // the input's bytes count from -128 on: pixels, low planes
 };
 
 enum Rule { NO_RULE, ASSIGNMENT, MAX_PROBABILITY, MARGIN, ENTROPY };

@@ -34,7 +34,7 @@ INLINE Input input_of(const Program &p, const Op &op, u32 group)
     in.border = p.constants + op.border + (first & 3);
     in.height = op.in_h;
     in.width = op.in_w;
-    in.flip = op.flags & IMAGE ? 0x80808080u : 0;
+    in.flip = op.flags & UNSIGNED ? 0x80808080u : 0;
     return in;
 }
 

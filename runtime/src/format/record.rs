@@ -65,6 +65,7 @@ const IMAGE: u8 = 1;
 const ACCUMULATE: u8 = 2;
 const NORMALIZE: u8 = 4;
 const RAW: u8 = 8;
+const LOW: u8 = 16;
 
 /// Length of a layer's parameter arrays.
 pub fn dense_params_len(outputs: u16) -> u32 {
@@ -108,7 +109,12 @@ fn conv(r: &[u8]) -> Option<Conv> {
     let flags = r[field::FLAGS];
     Some(Conv {
         shape,
-        source: if flags & IMAGE != 0 { Source::Image } else { Source::Arena(u32_at(r, field::SOURCE)) },
+        source: match (flags & IMAGE != 0, flags & LOW != 0) {
+            (false, false) => Source::Arena(u32_at(r, field::SOURCE)),
+            (false, true) => Source::Low(u32_at(r, field::SOURCE)),
+            (true, false) => Source::Image,
+            (true, true) => return None,
+        },
         out: planes(r, field::OUT, field::OUT_LO),
         accumulate: flags & ACCUMULATE != 0,
         raw: flags & RAW != 0,
@@ -224,14 +230,15 @@ impl Fields {
         for (at, v) in [(field::IN_H, s.in_h), (field::IN_W, s.in_w), (field::IN_C, s.in_c), (field::OUT_C, s.out_c)] {
             self.u16(at, v);
         }
-        let (image, at) = match c.source {
+        let (source, at) = match c.source {
             Source::Image => (IMAGE, 0),
             Source::Arena(at) => (0, at),
+            Source::Low(at) => (LOW, at),
         };
         self.planes(field::SOURCE, field::SOURCE_LO, Planes { hi: at, lo: None });
         self.planes(field::OUT, field::OUT_LO, c.out);
         let flags = [(c.accumulate, ACCUMULATE), (c.raw, RAW)].map(|(set, bit)| if set { bit } else { 0 });
-        self.u8(field::FLAGS, image | flags[0] | flags[1]);
+        self.u8(field::FLAGS, source | flags[0] | flags[1]);
         self.u16(field::GROUPS, s.groups);
         self.limits(c.limits);
         self.u32(field::EXTRA, u32::from_le_bytes(c.border));
@@ -370,6 +377,10 @@ mod tests {
             out: Planes { hi: 0, lo: None },
             ..conv
         }));
+        round_trip(Op::Conv(Conv { source: Source::Low(16384), ..conv }));
+        let mut both = encode(&Step { op: Op::Conv(Conv { source: Source::Image, ..conv }), name: 0, scale: 1.0 });
+        both[field::FLAGS] |= LOW;
+        assert_eq!(decode(&both), None);
         let grouped = ConvShape { groups: 8, ..shape };
         let params = Span { len: crate::kernels::params_len(&grouped, Layout::K8N16) as u32, ..conv.params };
         round_trip(Op::Conv(Conv { shape: grouped, params, ..conv }));

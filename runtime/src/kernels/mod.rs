@@ -144,7 +144,7 @@ impl ConvCall<'_> {
     /// What turns a stored input byte into the bits of its int8 value.
     pub fn input_flip(&self) -> u8 {
         match self.conv.source {
-            crate::op::Source::Image => 0x80,
+            crate::op::Source::Image | crate::op::Source::Low(_) => 0x80,
             crate::op::Source::Arena(_) => self.conv.layout.plane_flip(),
         }
     }

@@ -138,16 +138,17 @@ impl Builder<'_> {
         };
         let at = match conv.source {
             Source::Image => 0,
-            Source::Arena(at) => at,
+            Source::Arena(at) | Source::Low(at) => at,
         };
         // As the source has it, twice, so that groups may start at any byte.
-        let flip = if conv.source == Source::Image { 0x80 } else { 0 };
+        let flip = if matches!(conv.source, Source::Arena(_)) { 0 } else { 0x80 };
         let [a, b, c, d] = conv.border.map(|byte| byte ^ flip);
         let border = self.put(&[a, b, c, d, a, b, c, d])?;
         let words = s.in_c.is_multiple_of(4) && s.group_in().is_multiple_of(4) && at.is_multiple_of(4);
         let flags = set(flag::ACCUMULATE, conv.accumulate)
             | set(flag::RAW, conv.raw)
             | set(flag::IMAGE, conv.source == Source::Image)
+            | set(flag::UNSIGNED, flip != 0)
             | set(flag::WORDS, words);
         let out = output(conv.out);
         Ok(Record {

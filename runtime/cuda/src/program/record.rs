@@ -21,6 +21,7 @@ pub(crate) mod flag {
     pub(crate) const WORDS: u32 = 16;
     pub(crate) const NORMALIZE: u32 = 32;
     pub(crate) const FIRST: u32 = 64;
+    pub(crate) const UNSIGNED: u32 = 128;
 }
 
 /// As `Rule` in `device/op.h`.
