@@ -58,7 +58,7 @@ fn int8_keeps_the_float_models_accuracy_and_refinement_helps() {
     };
     let indices = calibration::choose(train.labels(), &Settings { images: REFINE_IMAGES, ..settings });
     let images = Images { indices: &indices, pixels: &|index| train.pixels(index) };
-    let refined = refine::refine(&request, &images, &|_| ()).expect("a refined network");
+    let refined = refine::refine(&request, &images, Options::default(), &|_| ()).expect("a refined network");
     println!("{:?}", refined.report);
     let artifact = AlignedBytes::copy_of(&refined.compile(&request).expect("an artifact"));
     let better = report(network, &artifact, &val);

@@ -39,7 +39,7 @@ fn refined(network: &Network, (target, bits): (&str, u8), threads: usize) -> Res
     let pixels = |seed: usize| Ok(Cow::Owned(picture(network, seed as u32)));
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
     let images = Images { indices: &indices, pixels: &pixels };
-    let refined = pool.install(|| refine::refine(&request, &images, &|_| ()))?;
+    let refined = pool.install(|| refine::refine(&request, &images, options, &|_| ()))?;
     let bytes = refined.compile(&request)?;
     if !refined.report.used {
         assert_eq!(bytes, lower::compile(&request)?);

@@ -14,6 +14,7 @@ mod packing;
 mod places;
 mod program;
 mod quant;
+pub mod reads;
 pub mod rounding;
 mod sections;
 mod weights;
@@ -82,6 +83,19 @@ pub fn compile(request: &Request<'_>) -> Result<Vec<u8>> {
 /// # Errors
 /// As [`compile`]; also if `rounding` belongs to another network.
 pub fn compile_rounded(request: &Request<'_>, rounding: &Rounding) -> Result<Vec<u8>> {
+    with_golden_vectors(sections_of(request, rounding)?)
+}
+
+/// As [`compile_rounded`], without golden vectors: for artifacts that are only run here and now.
+///
+/// # Errors
+/// As [`compile_rounded`].
+pub(crate) fn draft(request: &Request<'_>, rounding: &Rounding) -> Result<Vec<u8>> {
+    sections::assemble(&sections_of(request, rounding)?)
+}
+
+/// The sections of the artifact, still without golden vectors.
+fn sections_of(request: &Request<'_>, rounding: &Rounding) -> Result<Vec<sections::OwnSection>> {
     let classes = request.network.classes;
     let info = request.classes;
     ensure!(
@@ -101,7 +115,7 @@ pub fn compile_rounded(request: &Request<'_>, rounding: &Rounding) -> Result<Vec
     );
     let program = program::Program::new(request.network, request.fine)?;
     let quants = quant::choose(&program, request.table, request.residual_bits)?;
-    emit::artifact(request, &program, &quants, rounding)
+    emit::sections(request, &program, &quants, rounding)
 }
 
 /// Bytes of the arena that the artifact of this request will need.

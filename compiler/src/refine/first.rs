@@ -32,6 +32,9 @@ pub(super) fn twice(request: &Request<'_>) -> Result<Option<(Network, Calibratio
         let span = |name: &String| table.values.get(name).map_or(0.0, |v| v.max - v.min);
         let largest = stream.iter().map(span).fold(0.0, f32::max);
         let Some(first) = stream.first().filter(|first| largest >= GROWTH * span(first)) else { continue };
+        if readers(network, first).all(|reader| request.fine.contains(reader)) {
+            continue;
+        }
         let Some(network) = doubled(network, first) else { continue };
         let mut table = table.clone();
         let Some(range) = table.values.get(first).cloned() else { continue };
@@ -41,6 +44,17 @@ pub(super) fn twice(request: &Request<'_>) -> Result<Option<(Network, Calibratio
         }
     }
     Ok(found)
+}
+
+/// Names of the convolutions that read the value `name` of the stem or of an expert within that part.
+fn readers<'n>(network: &'n Network, name: &str) -> impl Iterator<Item = &'n str> {
+    let mut parts = std::iter::once(&network.stem).chain(network.experts.iter().map(|expert| &expert.trunk));
+    let found = parts.find_map(|part| Some((part, part.nodes.iter().position(|node| node.name == name)? + 1)));
+    let read = move |(part, value): (&'n Part, usize)| {
+        let convs = part.nodes.iter().filter(|node| matches!(node.op, Op::Conv(_)));
+        convs.filter(move |node| node.inputs.contains(&value)).map(|node| &node.name[..])
+    };
+    found.into_iter().flat_map(read)
 }
 
 /// The network in which the value `first` of a part that reads the image is computed again for its addition.

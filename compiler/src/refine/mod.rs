@@ -1,12 +1,14 @@
 //! Post-training refinement: an artifact closer to its float network, without labels and without training.
 //!
-//! 1. What residual streams begin with is computed a second time for the convolution that reads it, in a scale of its own
-//!    (`first`).
-//! 2. Residual streams whose last values are far larger than the others are cut in two, so that those do not share
+//! 1. Residual streams whose last values are far larger than the others are cut in two, so that those do not share
 //!    their coarse scale (`streams`).
-//! 3. Every convolution's weights are rounded so that its output changes least on the inputs that it sees
+//! 2. The convolutions for which it pays most read all 16 bits of their input, at twice their multiply-accumulates, for as
+//!    many of those as [`Options`] grant (`reads`).
+//! 3. What residual streams begin with is computed a second time for the convolution that reads it, in a scale of its own,
+//!    if that reads it with 8 bits (`first`).
+//! 4. Every convolution's weights are rounded so that its output changes least on the inputs that it sees
 //!    (`curvature`), in place of each weight to the nearest step.
-//! 4. Every classifier is fitted to the features that the int8 trunk then really computes (`heads`), with the float
+//! 5. Every classifier is fitted to the features that the int8 trunk then really computes (`heads`), with the float
 //!    network's logits as the aim, and rounded in the same way.
 //!
 //! Channels are not equalised beforehand (Nagel et al., ICCV 2019): weights have a scale for each output channel and are
@@ -20,6 +22,7 @@ mod curvature;
 mod first;
 mod heads;
 mod moments;
+mod reads;
 mod streams;
 mod windows;
 
@@ -34,12 +37,13 @@ use serde::Serialize;
 
 use crate::artifact_file;
 use crate::lower::rounding::{ConvSite, Rounding, conv_sites, min_scale};
-use crate::lower::{FineReads, Request, compile_rounded};
+use crate::lower::{self, FineReads, Request, compile_rounded};
 use crate::memory::AlignedBytes;
 use crate::network::{Head, Network};
 use crate::reference::Executor;
 use curvature::{Curvature, Rounded};
 use heads::Drafts;
+use reads::{Choice, Plan};
 use windows::SiteMoments;
 
 /// Bytes for moments of all threads together; layers that need more take turns, with a run over the images for each.
@@ -54,6 +58,24 @@ pub struct Images<'a> {
     pub indices: &'a [usize],
     /// Raw pixels of an image by its number.
     pub pixels: &'a (dyn Fn(usize) -> Result<Cow<'a, [u8]>> + Sync),
+}
+
+/// How far refinement may go.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Options {
+    /// Multiply-accumulates that reading 16 bits may add, as a part of those of all experts; 0 for none.
+    pub macs: f64,
+}
+
+impl Options {
+    /// The same multiply-accumulates as before, but for a second run of a small first convolution.
+    pub const NO_COST: Options = Options { macs: 0.0 };
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { macs: 0.15 }
+    }
 }
 
 /// Called from any thread after each image with the number of steps altogether.
@@ -101,6 +123,12 @@ pub struct Report {
     pub doubled: usize,
     /// Residuals that are copied to another scale.
     pub copies: usize,
+    /// Convolutions that read all 16 bits of their input.
+    pub fine_reads: Vec<String>,
+    /// Multiply-accumulates that they cost.
+    pub fine_macs: u64,
+    /// Residual streams that are read in no other way, and whose range therefore cuts off nothing.
+    pub free_streams: usize,
     /// Error of each convolution's output that is left, as a part of that of rounding to nearest: the mean over all
     /// convolutions, each for itself on float inputs.
     pub rounding_left: f64,
@@ -115,26 +143,32 @@ pub struct Report {
 ///
 /// # Errors
 /// If the network cannot be compiled, or an image cannot be read; the message names it.
-pub fn refine(request: &Request<'_>, images: &Images<'_>, progress: OnStep<'_>) -> Result<Refined> {
+pub fn refine(
+    request: &Request<'_>,
+    images: &Images<'_>,
+    options: Options,
+    progress: OnStep<'_>,
+) -> Result<Refined> {
     ensure!(!images.indices.is_empty(), "there are no images to refine with; at least one is needed");
     let original = *request;
-    let Shaped { network, mut table, doubled, copies } = shaped(request)?;
-    let executor = Executor::new(&network)?;
-    let fine: FineReads = std::env::var("RIDE_FINE").unwrap_or_default().split(',').filter(|n| !n.is_empty()).map(String::from).collect();
-    for name in std::env::var("RIDE_WIDEN").unwrap_or_default().split(',') {
-        for stream in crate::lower::rounding::residual_streams(&network)?.iter().filter(|s| s.iter().any(|n| n == name)) {
-            stream.iter().for_each(|n| streams::widen(&mut table, n));
-        }
-    }
-    if std::env::var("RIDE_SHOW").is_ok() {
-        for s in crate::lower::rounding::residual_streams(&network)? { eprintln!("stream {s:?}"); }
-        for s in conv_sites(&Request { network: &network, table: &table, ..*request })? { eprintln!("site {} reads {}", s.name, s.value); }
-    }
-    let request = &Request { network: &network, table: &table, fine: &fine, ..*request };
-    let sites = conv_sites(request)?;
-    let batches = batches(&sites, MEMORY / rayon::current_num_threads().max(1));
-    let total = (batches.len() + 2) * images.indices.len();
+    let cut = Shaped::of(request).then(request, streams::cut)?;
+    let plan = Plan::new(&cut.request(request), options.macs, images.indices.len())?;
+    // Batches of moments depend on what is chosen, but there are nearly always as many as now.
+    let memory = MEMORY / rayon::current_num_threads().max(1);
+    let expected = batches(&conv_sites(&cut.request(request))?, memory).len();
+    let total = plan.steps() + (expected + 2) * images.indices.len();
     let progress = || progress(total);
+    let Choice { fine, table, macs: fine_macs, free } = plan.choose(&cut.request(request), images, &progress)?;
+    let request = &Request { fine: &fine, ..*request };
+    let copies = cut.added;
+    let shaped = Shaped { table, added: 0, ..cut }.then(request, first::twice)?;
+    let doubled = shaped.added;
+    let request = &shaped.request(request);
+    let Shaped { network, .. } = &shaped;
+
+    let executor = Executor::new(network)?;
+    let sites = conv_sites(request)?;
+    let batches = batches(&sites, memory);
 
     let mut rounding = Rounding::default();
     let mut left = Vec::new();
@@ -164,40 +198,65 @@ pub fn refine(request: &Request<'_>, images: &Images<'_>, progress: OnStep<'_>) 
     let used = refined_db > nearest_db;
     let rounding_left = left.iter().sum::<f64>() / left.len().max(1) as f64;
     let images = images.indices.len();
-    let report = Report { images, nearest_db, refined_db, doubled, copies, rounding_left, ridges, used };
+    let fine_reads = fine.iter().cloned().collect();
+    let free_streams = free.len();
+    let report = Report {
+        images,
+        nearest_db,
+        refined_db,
+        doubled,
+        copies,
+        fine_reads,
+        fine_macs,
+        free_streams,
+        rounding_left,
+        ridges,
+        used,
+    };
     let (request, rounding) = if used { (request, rounding) } else { (&original, Rounding::default()) };
     let (network, table, fine) = (request.network.clone(), request.table.clone(), request.fine.clone());
     Ok(Refined { network, table, rounding, fine, report })
 }
 
-/// The network with other scales, and what was done to it.
+/// The network with other scales.
 struct Shaped {
     network: Network,
     table: CalibrationTable,
-    doubled: usize,
-    copies: usize,
+    /// Values that it has more than before.
+    added: usize,
 }
 
-/// Everything that goes before rounding.
-fn shaped(request: &Request<'_>) -> Result<Shaped> {
-    let (mut network, mut table) = (request.network.clone(), request.table.clone());
-    let mut counts = [0; 2];
-    for (count, change) in counts.iter_mut().zip([first::twice, streams::cut]) {
-        let request = Request { network: &network, table: &table, ..*request };
-        if let Some((other, ranges)) = change(&request)? {
-            *count = ranges.values.len() - table.values.len();
-            (network, table) = (other, ranges);
-        }
+/// A change that keeps the function; none where nothing is to be gained.
+type Change = fn(&Request<'_>) -> Result<Option<(Network, CalibrationTable)>>;
+
+impl Shaped {
+    fn of(request: &Request<'_>) -> Self {
+        Shaped { network: request.network.clone(), table: request.table.clone(), added: 0 }
     }
-    let [doubled, copies] = counts;
-    Ok(Shaped { network, table, doubled, copies })
+
+    /// `request` with this network.
+    fn request<'a>(&'a self, request: &Request<'a>) -> Request<'a> {
+        Request { network: &self.network, table: &self.table, ..*request }
+    }
+
+    /// After one more change.
+    fn then(self, request: &Request<'_>, change: Change) -> Result<Self> {
+        let changed = change(&self.request(request))?;
+        Ok(match changed {
+            Some((network, table)) => {
+                let added = self.added + table.values.len() - self.table.values.len();
+                Shaped { network, table, added }
+            }
+            None => self,
+        })
+    }
 }
 
 /// An artifact for this machine, whose kernels are the fastest here; the bits are the same on every target.
 fn draft(request: &Request<'_>, rounding: Option<&Rounding>) -> Result<AlignedBytes> {
     let target = &ride_targets::find(ride_targets::host())?;
     let rounding = rounding.unwrap_or(const { &Rounding { layers: BTreeMap::new() } });
-    Ok(AlignedBytes::copy_of(&compile_rounded(&Request { target, ..*request }, rounding)?))
+    Ok(AlignedBytes::copy_of(&lower::draft(&Request { target, ..*request }, rounding)?))
 }
 
 fn parse(bytes: &AlignedBytes) -> Result<Model<'_>> {
