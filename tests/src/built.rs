@@ -77,6 +77,29 @@ pub fn synthetic(recipe: &Recipe, target: &str, residual_bits: u8) -> AlignedByt
         .unwrap_or_else(|e| panic!("{recipe:?} cannot be compiled for {target}, {residual_bits} bits: {e:#}"))
 }
 
+/// Compiles `network` so that every convolution that can reads all 16 bits of its input; also how many do.
+///
+/// # Errors
+/// As [`lower::compile`].
+pub fn compile_fine(network: &Network, table: &CalibrationTable, target: &str) -> Result<(AlignedBytes, usize)> {
+    let target = ride_targets::find(target)?;
+    let fingerprint = calibration::fingerprint(network);
+    let request = Request {
+        network,
+        table,
+        target: &target,
+        residual_bits: 16,
+        classes: &ClassInfo::default(),
+        resize_short: None,
+        fingerprint: &fingerprint,
+        fine: lower::NO_FINE_READS,
+    };
+    let (sites, _) = lower::reads::fine_sites(&request)?;
+    let fine = sites.into_iter().map(|site| site.name).collect::<lower::FineReads>();
+    let bytes = lower::compile(&Request { fine: &fine, ..request })?;
+    Ok((AlignedBytes::copy_of(&bytes), fine.len()))
+}
+
 /// One target for each weight layout.
 pub const TARGETS: [&str; 4] = ["portable", "x86-64", "aarch64", "cortex-m4"];
 

@@ -257,7 +257,7 @@ impl Machine<'_, '_> {
 
 /// The bytes of a tensor's planes.
 fn planes(tensor: &Tensor) -> (Vec<u8>, Option<Vec<u8>>) {
-    if tensor.wide {
+    if tensor.low.is_some() {
         let (hi, lo) = tensor.values.iter().map(|v| ((v >> 8) as u8, (v & 255) as u8)).unzip();
         (hi, Some(lo))
     } else {

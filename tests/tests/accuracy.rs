@@ -9,7 +9,7 @@ use ride_compiler::calibration::{self, Settings};
 use ride_compiler::lower::{self, ClassInfo, Request};
 use ride_compiler::memory::AlignedBytes;
 use ride_compiler::network::Network;
-use ride_compiler::refine::{self, Images};
+use ride_compiler::refine::{self, Images, Options};
 use ride_compiler::verify::{self, Report};
 use ride_runtime::kernels::{self, Isa};
 use ride_runtime::op::Layout;
@@ -22,6 +22,8 @@ const IMAGES: usize = 5000;
 const SCALAR_IMAGES: usize = 500;
 /// Training images to refine with.
 const REFINE_IMAGES: usize = 1024;
+/// What reading 16 bits may cost.
+const FINE_MACS: f64 = 0.15;
 
 fn data() -> Option<[PathBuf; 3]> {
     let file = |name: &str| built::shared("accuracy", &format!("cifar100-lt/{name}"));
@@ -58,7 +60,7 @@ fn int8_keeps_the_float_models_accuracy_and_refinement_helps() {
     };
     let indices = calibration::choose(train.labels(), &Settings { images: REFINE_IMAGES, ..settings });
     let images = Images { indices: &indices, pixels: &|index| train.pixels(index) };
-    let refined = refine::refine(&request, &images, Options::default(), &|_| ()).expect("a refined network");
+    let refined = refine::refine(&request, &images, Options { macs: FINE_MACS }, &|_| ()).expect("a refined network");
     println!("{:?}", refined.report);
     let artifact = AlignedBytes::copy_of(&refined.compile(&request).expect("an artifact"));
     let better = report(network, &artifact, &val);
@@ -84,7 +86,7 @@ fn report(network: &Network, artifact: &AlignedBytes, val: &DataSet) -> Report {
 /// What refinement must bring on top.
 fn check_gain(plain: &Report, better: &Report) {
     let sqnr = |report: &Report| report.routed.sqnr_db.expect("a ratio");
-    assert!(sqnr(better) > sqnr(plain) + 1.0, "{} dB after {}", sqnr(better), sqnr(plain));
+    assert!(sqnr(better) > sqnr(plain) + 2.0, "{} dB after {}", sqnr(better), sqnr(plain));
     let routers = |report: &Report| report.routed.agreement.routers.iter().map(|r| r.expect("decisions")).sum::<f64>();
     assert!(routers(better) >= routers(plain), "{} after {}", routers(better), routers(plain));
 }
@@ -109,7 +111,8 @@ fn check(report: &Report) {
     assert!(report.experts_change_percent.expect("experts").abs() <= 1.0, "mean experts");
     // Each layer is compared, and none is noise.
     assert!(routed.layers.len() > 60, "{} layers", routed.layers.len());
-    for layer in &routed.layers {
+    // What low bytes add is a value that the float network does not have.
+    for layer in routed.layers.iter().filter(|layer| !layer.name.ends_with(".low")) {
         assert!(layer.sqnr_db.is_some_and(|db| db > 15.0), "{}: {:?} dB", layer.name, layer.sqnr_db);
     }
 }

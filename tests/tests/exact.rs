@@ -102,6 +102,25 @@ fn synthetic_networks_give_the_same_bits_everywhere() {
     }
 }
 
+/// Convolutions that read low bytes as well, in every layout.
+#[test]
+fn reads_of_16_bits_give_the_same_bits_everywhere() {
+    let mut reads = 0;
+    for (name, recipe) in Recipe::all() {
+        let network = recipe.network();
+        let table = built::table(&network).expect("a table");
+        let artifacts = TARGETS.map(|target| built::compile_fine(&network, &table, target).expect("an artifact"));
+        reads += artifacts[0].1;
+        let models = artifacts.each_ref().map(|(bytes, _)| parse(bytes));
+        for seed in 0..6 {
+            let observed = all_backends_agree(name, &models, seed);
+            let evaluation = naive::evaluate(models[0], &picture(models[0], seed)).expect("a sound artifact");
+            assert_naive(&format!("{name}, picture {seed}"), &observed, &evaluation);
+        }
+    }
+    assert!(reads > 20, "{reads}");
+}
+
 #[test]
 fn the_real_model_gives_the_same_bits_everywhere() {
     for bits in [16, 8] {

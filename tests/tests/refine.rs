@@ -6,9 +6,9 @@ use anyhow::Result;
 use ride_compiler::calibration;
 use ride_compiler::lower::{self, ClassInfo, Request};
 use ride_compiler::memory::AlignedBytes;
-use ride_compiler::network::Network;
+use ride_compiler::network::{Network, Op};
 use ride_compiler::reference::{Image, Policy as FloatPolicy, Scratch};
-use ride_compiler::refine::{self, Images, Refined};
+use ride_compiler::refine::{self, Images, Options, Refined};
 use ride_runtime::{Model, Policy, Session};
 use ride_tests::built;
 use ride_tests::exercise::Arena;
@@ -19,8 +19,18 @@ const PICTURES: std::ops::Range<usize> = 2000..2048;
 /// Pictures that neither has seen.
 const UNSEEN: std::ops::Range<u32> = 5000..5040;
 
-/// Refines `network` for a target with this width of the residual stream on so many threads; also the artifact.
-fn refined(network: &Network, (target, bits): (&str, u8), threads: usize) -> Result<(Refined, Vec<u8>)> {
+/// Refines `network` for a target with this width of the residual stream on so many threads, with half as many
+/// multiply-accumulates more to spend on 16-bit reads; also the artifact.
+fn refined(network: &Network, build: (&str, u8), threads: usize) -> Result<(Refined, Vec<u8>)> {
+    refined_within(network, build, threads, Options { macs: 0.5 })
+}
+
+fn refined_within(
+    network: &Network,
+    (target, bits): (&str, u8),
+    threads: usize,
+    options: Options,
+) -> Result<(Refined, Vec<u8>)> {
     let table = built::table(network)?;
     let target = ride_targets::find(target)?;
     let fingerprint = calibration::fingerprint(network);
@@ -121,7 +131,7 @@ fn unseen_pictures_gain_as_well() {
 fn what_is_done_before_rounding_changes_no_float_result() {
     // With many channels the first convolution is little of the work.
     let network = Recipe { channels: 96, ..Recipe::cifar() }.network();
-    let (refined, bytes) = refined(&network, ("x86-64", 16), 2).expect("a refined network");
+    let (refined, bytes) = refined_within(&network, ("x86-64", 16), 2, Options::NO_COST).expect("a refined network");
     let run = |network: &Network| {
         let executor = built::float(network).expect("a float network");
         let pixels = picture(network, 9);
@@ -137,4 +147,64 @@ fn what_is_done_before_rounding_changes_no_float_result() {
     let arena = |bytes: &[u8]| Model::parse(&AlignedBytes::copy_of(bytes)).expect("a valid artifact").arena_len();
     assert_eq!(arena(&bytes), arena(&plain));
     assert!(error(&network, &bytes) < error(&network, &plain));
+}
+
+/// Rounds all weights to steps of their rows, so that int8 has them exactly and only activations are rounded.
+fn with_int8_weights(mut network: Network) -> Network {
+    let round = |row: &mut [f32], step: &dyn Fn(usize) -> f32| {
+        let largest = row.iter().enumerate().fold(0.0f32, |max, (k, w)| max.max((w * step(k)).abs()));
+        let unit = largest.max(f32::MIN_POSITIVE) / 127.0;
+        row.iter_mut().enumerate().for_each(|(k, w)| *w = (*w * step(k) / unit).round() * unit / step(k));
+    };
+    let std = network.input.std.clone();
+    for (stem, part) in
+        std::iter::once((true, &mut network.stem)).chain(network.experts.iter_mut().map(|e| (false, &mut e.trunk)))
+    {
+        for node in &mut part.nodes {
+            let pixels = stem && node.inputs == [0];
+            let Op::Conv(conv) = &mut node.op else { continue };
+            let (taps, inputs) = (conv.weight.len() / conv.out_channels, conv.in_channels);
+            // Steps of a pixel depend on the colour.
+            let step = |k: usize| if pixels { 1.0 / std[k % inputs] } else { 1.0 };
+            conv.weight.chunks_exact_mut(taps).for_each(|row| round(row, &step));
+        }
+    }
+    for expert in &mut network.experts {
+        let features = expert.head.features;
+        expert.head.weight.chunks_exact_mut(features).for_each(|row| round(row, &|_| 1.0));
+    }
+    network
+}
+
+#[test]
+fn reading_16_bits_takes_away_the_noise_of_reading() {
+    let network = with_int8_weights(Recipe::cifar().network());
+    let mut table = built::table(&network).expect("a table");
+    // Nothing is cut off.
+    table.values.values_mut().for_each(|range| (range.min, range.max) = (2.0 * range.min, 2.0 * range.max));
+    let plain = built::compile(&network, &table, "x86-64", 16).expect("an artifact");
+    let (fine, reads) = built::compile_fine(&network, &table, "x86-64").expect("an artifact");
+    assert!(reads > 4, "{reads}");
+    let (fine_error, plain_error) = (error(&network, &fine), error(&network, &plain));
+    assert!(fine_error < 0.25 * plain_error, "{fine_error} of {plain_error}");
+    // The low bytes are multiplied by the weights that are there already.
+    let weights = |bytes: &[u8]| Model::parse(&AlignedBytes::copy_of(bytes)).expect("a valid artifact").bytes().len();
+    assert!(weights(&fine) < weights(&plain) + 1024 * reads, "{} and {}", weights(&fine), weights(&plain));
+}
+
+#[test]
+fn the_share_of_multiply_accumulates_is_kept() {
+    let network = Recipe { channels: 32, ..Recipe::cifar() }.network();
+    let mut before = 0;
+    for macs in [0.0, 0.1, 0.4] {
+        let options = Options { macs };
+        let (refined, _) = refined_within(&network, ("portable", 16), 2, options).expect("a refined network");
+        let report = &refined.report;
+        assert!(report.fine_macs as f64 <= macs * network.macs() as f64, "{report:?}");
+        assert!(report.fine_macs >= before && (report.fine_macs == 0) == report.fine_reads.is_empty(), "{report:?}");
+        before = report.fine_macs;
+    }
+    assert!(before > 0);
+    let (narrow, _) = refined(&network, ("cortex-m4", 8), 2).expect("a refined network");
+    assert!(narrow.fine.is_empty());
 }

@@ -24,16 +24,19 @@ pub(crate) struct RefineArgs {
     /// Number of images to refine with
     #[arg(long, value_name = "N", default_value_t = 2048, requires = "refine", value_parser = clap::value_parser!(u32).range(1..))]
     refine_images: u32,
-    /// Multiply-accumulates that refinement may add, in percent of those of all experts: the convolutions for which it brings
-    /// routers and logits closest to the float model then read all 16 bits of their input
-    #[arg(long, value_name = "PERCENT", default_value = "15", requires = "refine", value_parser = parse_percent)]
+    /// Multiply-accumulates that refinement may add, in percent of those of all experts, for convolutions that read all 16
+    /// bits of their input: those that bring routers (or logits) closest to the float model; takes memory, too
+    #[arg(long, value_name = "PERCENT", default_value = "0", requires = "refine", value_parser = parse_percent)]
     refine_macs: f64,
 }
 
 /// A percentage from 0 to 100, with or without its sign.
 fn parse_percent(text: &str) -> Result<f64, String> {
     let number = text.strip_suffix('%').unwrap_or(text).trim().parse::<f64>();
-    number.ok().filter(|percent| (0.0..=100.0).contains(percent)).ok_or_else(|| "it must be 0 to 100 percent".to_owned())
+    number
+        .ok()
+        .filter(|percent| (0.0..=100.0).contains(percent))
+        .ok_or_else(|| "it must be 0 to 100 percent".to_owned())
 }
 
 impl RefineArgs {

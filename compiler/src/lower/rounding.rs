@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
 
-use super::{NO_FINE_READS, Request};
 use super::layers::ConvInput;
 use super::program::{Input, Kind, Plane, Program, Step};
 use super::quant::{self, Quant};
+use super::{NO_FINE_READS, Request};
 use crate::network::{Conv, Network, Shape};
 use crate::reference::INPUT;
 

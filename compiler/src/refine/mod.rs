@@ -72,12 +72,6 @@ impl Options {
     pub const NO_COST: Options = Options { macs: 0.0 };
 }
 
-impl Default for Options {
-    fn default() -> Self {
-        Options { macs: 0.15 }
-    }
-}
-
 /// Called from any thread after each image with the number of steps altogether.
 pub type OnStep<'a> = &'a (dyn Fn(usize) + Sync);
 /// The same without the number.
@@ -143,12 +137,7 @@ pub struct Report {
 ///
 /// # Errors
 /// If the network cannot be compiled, or an image cannot be read; the message names it.
-pub fn refine(
-    request: &Request<'_>,
-    images: &Images<'_>,
-    options: Options,
-    progress: OnStep<'_>,
-) -> Result<Refined> {
+pub fn refine(request: &Request<'_>, images: &Images<'_>, options: Options, progress: OnStep<'_>) -> Result<Refined> {
     ensure!(!images.indices.is_empty(), "there are no images to refine with; at least one is needed");
     let original = *request;
     let cut = Shaped::of(request).then(request, streams::cut)?;
