@@ -93,6 +93,19 @@ fn blocks_of_the_cifar_networks() {
     everywhere(&["cifar"], 16, 1);
 }
 
+/// Convolutions that read low bytes as well, in one group and in many.
+#[test]
+fn reads_of_16_bits() {
+    let ground = &grounds()[grounds().len() - 1];
+    for (name, recipe) in Recipe::all().into_iter().filter(|(name, _)| ["cifar", "next"].contains(name)) {
+        let network = recipe.network();
+        let table = built::table(&network).expect("a table");
+        let (artifact, reads) = built::compile_fine(&network, &table, "portable").expect("an artifact");
+        assert!(reads > 0, "{name}");
+        ground.paths.iter().for_each(|&path| compare(name, parse(&artifact), ground, path, 1));
+    }
+}
+
 #[test]
 fn features_of_nothing_stop_the_router() {
     everywhere(&["dead"], 16, 1);
