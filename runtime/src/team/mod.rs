@@ -1,7 +1,7 @@
 //! Threads that share the operations of one inference.
 //!
 //! A [`Team`] is lent to a session with [`Session::with_team`]; results are the same bits with any number of threads, because
-//! each output row is computed by the same kernel from the same numbers, whoever does it. What pays to share and what
+//! each output is computed by the same kernel from the same numbers, whoever does it. What pays to share and what
 //! stays with the calling thread is decided by what a piece costs. To run many images at once, one thread for each of them is better:
 //! see [`crate::batch`].
 //!
@@ -9,6 +9,7 @@
 //! job they watch for the next one, and then they sleep. Nobody waits for a thread that is late, be it asleep or
 //! held up by the machine's other work: it finds that nothing is left, and the others have done its share.
 
+mod cut;
 mod pieces;
 #[cfg(test)]
 mod tests;
@@ -71,7 +72,7 @@ impl Team {
     /// # Errors
     /// If the system does not grant so many threads.
     pub fn new(threads: usize) -> io::Result<Self> {
-        let mut team = Team { shared: Arc::default(), workers: Vec::new(), turn: Mutex::new(()), least: pieces::LEAST };
+        let mut team = Team { shared: Arc::default(), workers: Vec::new(), turn: Mutex::new(()), least: cut::LEAST };
         for n in 1..threads {
             let shared = Arc::clone(&team.shared);
             let worker = thread::Builder::new().name(format!("ride-{n}")).spawn(move || work_for(&shared))?;
