@@ -1,11 +1,13 @@
 //! Output planes that threads may share.
 
 use core::marker::PhantomData;
+use core::ops::Range;
+use core::slice;
 
 /// Bytes of an output plane, as a convolution writes them.
 ///
 /// It is a `&'a mut [u8]` but for one thing: threads that compute different channels of the same pixels each hold a plane
-/// of the same memory ([`Plane::alias`]), which Rust's references do not allow.
+/// of the same memory ([`Plane::part`]), which Rust's references do not allow.
 #[derive(Debug)]
 pub struct Plane<'a> {
     at: *mut u8,
@@ -13,8 +15,10 @@ pub struct Plane<'a> {
     life: PhantomData<&'a mut [u8]>,
 }
 
-// SAFETY: a plane is an exclusive reference to the bytes that its holder touches: nobody else touches those, see `alias`.
+// SAFETY: a plane is an exclusive reference to the bytes that its holder touches: nobody else touches those, see `part`.
 unsafe impl Send for Plane<'_> {}
+// SAFETY: what can be done with a shared one touches no byte.
+unsafe impl Sync for Plane<'_> {}
 
 impl<'a> Plane<'a> {
     /// The plane of `bytes`.
@@ -22,20 +26,23 @@ impl<'a> Plane<'a> {
         Plane { at: bytes.as_mut_ptr(), len: bytes.len(), life: PhantomData }
     }
 
-    /// The same memory once more.
+    /// Some bytes of it once more; none if there are no such bytes.
     ///
     /// # Safety
     /// No byte that is read or written through one of the planes is written through another one while both live.
-    pub unsafe fn alias(&self) -> Self {
-        Plane { ..*self }
+    pub unsafe fn part(&self, bytes: Range<usize>) -> Self {
+        let inside = bytes.start <= bytes.end && bytes.end <= self.len;
+        let len = if inside { bytes.len() } else { 0 };
+        Plane { at: self.at.wrapping_add(if inside { bytes.start } else { 0 }), len, life: PhantomData }
     }
 
-    /// The first `bytes` of it, or none if it is shorter; the rest is left.
-    pub fn cut_off(&mut self, bytes: usize) -> Self {
-        let len = if bytes <= self.len { bytes } else { 0 };
-        let first = Plane { len, ..*self };
-        (self.at, self.len) = (self.at.wrapping_add(len), self.len - len);
-        first
+    /// The plane as a slice.
+    ///
+    /// # Safety
+    /// No other plane has bytes of this one.
+    pub unsafe fn into_slice(self) -> &'a mut [u8] {
+        // SAFETY: these are bytes of memory that was borrowed for `'a`, and nobody else has them, as promised by the caller.
+        unsafe { slice::from_raw_parts_mut(self.at, self.len) }
     }
 
     /// Number of bytes.
@@ -71,27 +78,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn aliases_share_their_bytes() {
+    fn parts_share_their_bytes() {
         let mut bytes = [1u8, 2, 3];
         let mut one = Plane::from(&mut bytes[..]);
         // SAFETY: each touches bytes of its own.
-        let mut other = unsafe { one.alias() };
+        let (mut all, rest, none) = unsafe { (one.part(0..3), one.part(1..2), one.part(2..4)) };
         *one.get_mut(0).unwrap() += 10;
-        *other.get_mut(2).unwrap() += 10;
-        assert_eq!((one.get_mut(3), other.get_mut(usize::MAX)), (None, None));
-        assert_eq!((one.len(), other.is_empty()), (3, false));
-        assert_eq!(bytes, [11, 2, 13]);
+        *all.get_mut(2).unwrap() += 10;
+        assert_eq!((one.get_mut(3), all.get_mut(usize::MAX)), (None, None));
+        assert_eq!((one.len(), all.is_empty(), rest.len(), none.len()), (3, false, 1, 0));
+        // SAFETY: nobody touches the second byte any more.
+        unsafe { rest.into_slice()[0] = 20 };
+        assert_eq!(bytes, [11, 20, 13]);
         assert!(Plane::new(&mut []).is_empty());
-    }
-
-    #[test]
-    fn what_is_cut_off_is_gone() {
-        let mut bytes = [1u8, 2, 3];
-        let mut rest = Plane::from(&mut bytes[..]);
-        let mut first = rest.cut_off(2);
-        assert_eq!((first.len(), rest.len()), (2, 1));
-        (*first.get_mut(1).unwrap(), *rest.get_mut(0).unwrap()) = (20, 30);
-        assert!(rest.cut_off(2).is_empty() && rest.cut_off(1).len() == 1 && rest.is_empty());
-        assert_eq!(bytes, [1, 20, 30]);
     }
 }

@@ -1,6 +1,7 @@
 //! How a convolution is cut for the threads of a team.
 
 use super::Team;
+use super::pieces::MOST;
 use crate::kernels::k8n16::winograd;
 use crate::kernels::path::Path;
 use crate::kernels::{Backend, ConvCall};
@@ -108,7 +109,7 @@ pub(super) fn pieces(team: &Team, each: usize, units: usize, work: u64) -> usize
         return 1;
     }
     let affordable = usize::try_from(work / team.least).unwrap_or(usize::MAX);
-    let count = affordable.min(units).min(each * threads);
+    let count = affordable.min(units).min(each * threads).min(MOST);
     // The same number for everybody.
     if count > threads { count / threads * threads } else { count.max(1) }
 }
