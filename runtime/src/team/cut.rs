@@ -17,6 +17,10 @@ const LIGHT: usize = 128 << 10;
 const READ: u64 = 16;
 /// Bytes that it transforms for Winograd's algorithm in that time.
 const TRANSFORMED: u64 = 4;
+/// Bytes that it gets from the caches of other threads in that time. Threads that have the same rows of every layer exchange
+/// the rows at the edges only; one that has some of the channels needs what others have made of the rest before, and others
+/// need what it makes.
+const EXCHANGED: u64 = 1;
 
 /// What is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,13 +45,16 @@ impl Cut {
     /// The better way for a team; `None` where sharing does not pay.
     pub(super) fn of(team: &Team, backend: &Backend, call: &ConvCall<'_>) -> Option<Self> {
         let shape = &call.conv.shape;
+        let tiled = Path::of_conv(backend.isa, call.conv) == Path::Winograd;
+        let plan = winograd::Plan::new(shape).filter(|_| tiled);
+        let direct = || shape.macs() / u64::from(backend.isa.macs_per_instruction());
         let layer = Layer {
             threads: team.threads(),
-            work: shape.macs() / u64::from(backend.isa.macs_per_instruction()),
+            work: plan.map_or_else(direct, |plan| plan.cycles(shape)),
             shape,
             weights: call.weights.len(),
             inputs: call.input.len(),
-            tiled: Path::of_conv(backend.isa, call.conv) == Path::Winograd,
+            tiled,
         };
         let rows = backend.conv.splits.then(|| layer.rows(team));
         let channels = (shape.groups == 1).then(|| layer.channels(team, backend.conv.channel_step)).flatten();
@@ -90,14 +97,16 @@ impl Layer<'_> {
 
     /// Vector instructions, or as much time, that the thread needs which has the most to do.
     fn time(&self, cut: &Cut) -> u64 {
-        let (all, shared) = match cut.axis {
-            Axis::Rows => (self.shape.out_h(), self.weights),
-            Axis::Channels => (usize::from(self.shape.out_c), self.inputs),
+        let foreign = (self.inputs + self.shape.output_len()) / self.threads * (self.threads - 1);
+        let (all, shared, exchanged) = match cut.axis {
+            Axis::Rows => (self.shape.out_h(), self.weights, 0),
+            Axis::Channels => (usize::from(self.shape.out_c), self.inputs, foreign),
         };
         let largest = all.min(cut.grain * all.div_ceil(cut.grain).div_ceil(cut.count));
         let pieces = cut.count.div_ceil(self.threads);
         let bytes = if self.tiled { TRANSFORMED } else { READ };
-        self.work * (pieces * largest).min(all) as u64 / all.max(1) as u64 + shared as u64 / bytes
+        let own = self.work * (pieces * largest).min(all) as u64 / all.max(1) as u64;
+        own + shared as u64 / bytes + exchanged as u64 / EXCHANGED
     }
 }
 
@@ -138,7 +147,9 @@ mod tests {
     }
 
     fn layer(shape: &ConvShape, tiled: bool) -> Layer<'_> {
-        let (work, weights) = (shape.macs() / 64, usize::from(shape.out_c) * shape.taps());
+        let plan = winograd::Plan::new(shape).filter(|_| tiled);
+        let work = plan.map_or(shape.macs() / 64, |plan| plan.cycles(shape));
+        let weights = usize::from(shape.out_c) * shape.taps();
         Layer { threads: 2, work, shape, weights, inputs: shape.input_len(), tiled }
     }
 
@@ -159,6 +170,8 @@ mod tests {
         // Four rows of tiles, the last one of two pixels.
         assert_eq!(axis(14, 192, 192, (3, 1), true), Axis::Channels);
         assert_eq!(axis(56, 64, 64, (3, 1), true), Axis::Rows);
+        // Seven rows of tiles, but too many activations.
+        assert_eq!(axis(28, 128, 128, (3, 1), true), Axis::Rows);
         // 192 channels are three cache lines.
         assert_eq!(axis(14, 768, 192, (1, 1), false), Axis::Rows);
         assert_eq!(axis(28, 512, 192, (1, 1), false), Axis::Rows);
