@@ -1,4 +1,4 @@
-//! 3x3 convolutions whose groups are a few fours of channels ([`k8n16::Grouped`]).
+//! 3x3 convolutions whose groups are a few fours of channels ([`Grouped`]).
 //!
 //! An accumulator's four inputs are picked from the pixel by its own lane, so a product instruction wastes nothing. A
 //! picked column serves all the pixels whose windows it lies in: with stride 1, three products for each permutation.
