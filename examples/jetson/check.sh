@@ -5,7 +5,8 @@
 #
 # Compares the artifact with the CPU bit for bit, runs the whole suite of ride-cuda on the GPU (every operation, all numeric
 # paths that it has, 100,000 runs of one session on each), and measures latency against the number of experts, with what a
-# skipped expert costs. With MODELS, a folder as examples/peers/gpu.py wants it, other runtimes are measured in the same run.
+# skipped expert costs. With MODELS, a folder that examples/peers/gpu_models.py has made, other runtimes are measured in the
+# same run.
 #
 # Where a step fails, the others still run, and the report says what failed. Nothing is written where there is no GPU, or
 # where a file that is needed is missing.
@@ -17,13 +18,13 @@
 # Exit codes: 0 everything holds, 1 something is missing, 2 a step failed.
 set -euo pipefail
 fail() { echo "error: $*" >&2; exit 1; }
-[ $# -ge 2 ] && [ $# -le 3 ] || { sed -n '2,18s/^# \{0,1\}//p' "$0" >&2; exit 1; }
+[ $# -ge 2 ] && [ $# -le 3 ] || { sed -n '2,19s/^# \{0,1\}//p' "$0" >&2; exit 1; }
 [ -f "$1" ] || fail "there is no artifact $1: ride-compile build MODEL --target jetson-orin -o $1"
 artifact=$(realpath "$1") report=$(realpath -m "$2") models=
 [ ! -d "$report" ] || fail "$2 is a folder; name the report's file"
 [ -w "$(dirname "$report")" ] || fail "cannot write a report into $(dirname "$report")"
 if [ -n "${3:-}" ]; then
-    [ -d "$3" ] || fail "there is no folder $3; examples/peers/gpu.py says what belongs there"
+    [ -d "$3" ] || fail "there is no folder $3; examples/peers/gpu_models.py makes one"
     command -v python3 >/dev/null || fail "other runtimes need python3: install it, or leave $3 out"
     models=$(realpath "$3")
 fi
