@@ -38,10 +38,10 @@ trap 'rm -rf "$work" "$report.$$"' EXIT
 least() { if [ "$1" -lt "$2" ]; then echo "$1"; else echo "$2"; fi; }
 # Lines of a file, or the last ones, as a JSON array of strings; bytes that are no text are left out.
 lines() { # file [number]
-    tail -n "${2:-100000}" "$1" | tr -d '\000-\010\013-\037\177' | { iconv -cf UTF-8 -t UTF-8 || true; } |
-        awk '{ gsub(/\\/, "\\\\"); gsub(/"/, "\\\""); gsub(/\t/, " "); printf "%s\"%s\"", (NR > 1 ? ",\n    " : "["), $0 } END { print (NR ? "]" : "[]") }'
+    tail -n "${2:-100000}" "$1" | tr '\t' ' ' | tr -d '\000-\010\013-\037\177' | { iconv -cf UTF-8 -t UTF-8 || true; } |
+        sed 's/\\/\\\\/g; s/"/\\"/g; s/.*/"&"/' | awk '{ printf "%s%s", (NR > 1 ? ",\n    " : "["), $0 } END { print (NR ? "]" : "[]") }'
 }
-quoted() { printf '%s\n' "$1" >"$work/quoted"; lines "$work/quoted" | sed '1s/^\[//; $s/\]$//'; }
+quoted() { tr '\n' ' ' <<<"$1" >"$work/quoted"; lines "$work/quoted" | sed 's/^\["//; s/ *"\]$//; s/.*/"&"/'; }
 failed=()
 # Runs a command; standard output to $work/NAME, standard error to $work/NAME.err, both to the terminal. Sets `result`.
 step() { # name, command

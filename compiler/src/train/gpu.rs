@@ -7,7 +7,7 @@ use candle_core::Device;
 pub(super) const BUILT: bool = true;
 
 pub(super) fn open() -> Result<Device> {
-    // candle's bindings end the program where there is no driver, so it is looked for first.
+    // Asked first, because its errors say what is missing: a GPU, or a newer driver.
     ride_cuda::Device::open(0)?;
     Device::new_cuda(0).context("the GPU cannot be used")
 }

@@ -6,10 +6,13 @@ use std::process::{Command, Output};
 use ride_tests::built;
 use serde_json::Value;
 
+/// A name that JSON has to escape.
+const NAME: &str = r#"tiny "a\b" net.ride"#;
+
 /// A folder with an artifact for another machine: GPUs take those, too.
 fn folder() -> (tempfile::TempDir, PathBuf, PathBuf) {
     let folder = tempfile::tempdir().expect("a folder");
-    let (artifact, report) = (folder.path().join("tiny.ride"), folder.path().join("report.json"));
+    let (artifact, report) = (folder.path().join(NAME), folder.path().join("report.json"));
     std::fs::write(&artifact, &*built::tiny("x86-64")).expect("the artifact can be written");
     (folder, artifact, report)
 }
@@ -61,7 +64,7 @@ fn a_report_has_everything() {
     assert_eq!(done.status.code(), Some(0), "{}", said(&done));
     let report = report(&path);
     assert_eq!(report["result"], "passed");
-    assert_eq!((&report["runs"], &report["artifact"]["file"]), (&Value::from(1), &Value::from("tiny.ride")));
+    assert_eq!((&report["runs"], &report["artifact"]["file"]), (&Value::from(1), &Value::from(NAME)));
     assert_eq!(report["board"]["compute_capability"], "9.0");
     let (check, tests) = (output(&report["check"]), output(&report["tests"]));
     for numbers in ["f32", "dp4a", "wmma", "mma"] {
