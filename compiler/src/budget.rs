@@ -7,6 +7,8 @@ use serde::Serialize;
 
 use crate::bench;
 
+mod gpu;
+
 /// Limits; `None` for what does not matter.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Budget {
@@ -57,13 +59,15 @@ pub fn parse_time(text: &str) -> Result<f64> {
     Ok(ms)
 }
 
-/// Latency by the target's model: multiply-accumulates times cycles, nothing measured.
+/// Latency by the target's model, nothing measured: multiply-accumulates times cycles on processors, operation by operation
+/// on GPUs ([`ride_targets::GpuModel`]).
 #[derive(Clone, Debug, Serialize)]
 pub struct Estimate {
     /// Milliseconds of a sample with 1, 2, ... experts.
     pub latency_ms: Vec<f64>,
-    /// Cycles of a multiply-accumulate.
-    pub cycles_per_mac: f64,
+    /// Cycles of a multiply-accumulate; `None` for the model of a GPU, which has no such number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cycles_per_mac: Option<f64>,
     /// Where that comes from.
     pub source: String,
     /// The clock.
@@ -73,11 +77,17 @@ pub struct Estimate {
 impl Estimate {
     /// The estimate for `model`, if `target` has a model and a clock, or `clock` states one.
     pub fn of(model: Model<'_>, target: &Target, clock: Option<u64>) -> Option<Self> {
+        if let Some(model_of_gpu) = target.gpu() {
+            let clock_hz = clock.unwrap_or(model_of_gpu.clock_hz);
+            let latency_ms = gpu::latency_ms(model, model_of_gpu, clock_hz);
+            let source = model_of_gpu.source.trim().to_owned();
+            return Some(Estimate { latency_ms, cycles_per_mac: None, source, clock_hz });
+        }
         let (latency, clock_hz) = (target.latency()?, clock.or(target.clock_hz())?);
         let ms = |experts| bench::macs(model, experts) as f64 * latency.cycles_per_mac / clock_hz as f64 * 1e3;
         Some(Estimate {
             latency_ms: (1..=model.experts()).map(ms).collect(),
-            cycles_per_mac: latency.cycles_per_mac,
+            cycles_per_mac: Some(latency.cycles_per_mac),
             source: latency.source.trim().to_owned(),
             clock_hz,
         })

@@ -233,6 +233,41 @@ fn images_of_other_sizes_are_cropped_at_random() {
     assert!(bench.model("run") == bench.model("again") && bench.model("run") != bench.model("other"));
 }
 
+/// What a GPU would run, run here: whole trainings with candle's operations come to what the loops for CPUs come to, but for
+/// the order of sums.
+#[test]
+fn composed_operations_train_like_the_loops() {
+    let bench = Bench::new();
+    succeeds(bench.scratch("--epochs 2 --lr 0.05 -o teacher"));
+    let losses = |run: &str| -> Vec<f64> {
+        let log = bench.log(run);
+        let epochs = log.iter().filter(|line| line["event"] == "epoch");
+        epochs.map(|line| line["loss"].as_f64().expect("a loss")).collect()
+    };
+    for device in ["cpu", "composed"] {
+        succeeds(bench.scratch(&format!("--epochs 3 --lr 0.05 --device {device} -o scratch-{device}")));
+        succeeds(bench.distill(&format!(
+            "--teacher teacher --student student.toml --data train.npz --batch 32 --epochs 3 --lr 0.02 --device {device} \
+             -o small-{device}"
+        )));
+    }
+    for run in ["scratch", "small"] {
+        let (loops, composed) = (losses(&format!("{run}-cpu")), losses(&format!("{run}-composed")));
+        assert_eq!(loops.len(), 3, "{run}");
+        assert!(loops[0] != loops[2] && loops != composed, "two ways to compute: {loops:?}");
+        for (a, b) in loops.iter().zip(&composed) {
+            assert!((a - b).abs() < 1e-3 * a.abs(), "{run}: {loops:?} and {composed:?}");
+        }
+    }
+    let qat = "--teacher teacher --data train.npz --qat --epochs 1 --device composed -o int8";
+    assert!(fails(bench.distill(qat)).contains("--device cpu"));
+    if !cfg!(feature = "cuda") {
+        let error = fails(bench.scratch("--device cuda --epochs 1 -o gpu"));
+        assert!(error.contains("--features cuda"), "{error}");
+    }
+    assert!(!bench.path("gpu").exists());
+}
+
 #[test]
 fn a_limit_of_time_is_kept() {
     let bench = Bench::new();

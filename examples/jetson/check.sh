@@ -3,33 +3,107 @@
 #
 #   examples/jetson/check.sh ARTIFACT REPORT.json [MODELS]
 #
-# Runs the whole suite of ride-cuda on the GPU (every operation, all numeric paths that it has, 100,000 runs of one session
-# on each: RIDE_CUDA_RUNS shortens that), compares the artifact with the CPU bit for bit, and measures latency against
-# the number of experts, with what a skipped expert costs. With MODELS, a folder as examples/peers/gpu.py wants it, other
-# runtimes are measured in the same run. Fails at once where there is no GPU.
+# Compares the artifact with the CPU bit for bit, runs the whole suite of ride-cuda on the GPU (every operation, all numeric
+# paths that it has, 100,000 runs of one session on each), and measures latency against the number of experts, with what a
+# skipped expert costs. With MODELS, a folder that examples/peers/gpu_models.py has made, other runtimes are measured in the
+# same run.
+#
+# Where a step fails, the others still run, and the report says what failed. Nothing is written where there is no GPU, or
+# where a file that is needed is missing.
+#
+#   RIDE_CUDA_RUNS=1000       fewer runs, of everything
+#   RIDE_CUDA_TESTS="a b"     only tests with a or b in their names; the report says so
+#   RIDE_CUDA_PROFILE=dev     Cargo's profile, instead of release
+#
+# Exit codes: 0 everything holds, 1 something is missing, 2 a step failed.
 set -euo pipefail
-[ $# -ge 2 ] && [ $# -le 3 ] || { sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 1; }
-artifact=$(realpath "$1") report=$(realpath -m "$2") models=${3:+$(realpath "$3")}
+fail() { echo "error: $*" >&2; exit 1; }
+[ $# -ge 2 ] && [ $# -le 3 ] || { sed -n '2,19s/^# \{0,1\}//p' "$0" >&2; exit 1; }
+[ -f "$1" ] || fail "there is no artifact $1: ride-compile build MODEL --target jetson-orin -o $1"
+artifact=$(realpath "$1") report=$(realpath -m "$2") models=
+[ ! -d "$report" ] || fail "$2 is a folder; name the report's file"
+[ -w "$(dirname "$report")" ] || fail "cannot write a report into $(dirname "$report")"
+if [ -n "${3:-}" ]; then
+    [ -d "$3" ] || fail "there is no folder $3; examples/peers/gpu_models.py makes one"
+    command -v python3 >/dev/null || fail "other runtimes need python3: install it, or leave $3 out"
+    models=$(realpath "$3")
+fi
+runs=${RIDE_CUDA_RUNS:-100000} only=${RIDE_CUDA_TESTS:-} profile=${RIDE_CUDA_PROFILE:-release}
+[[ $runs =~ ^[1-9][0-9]{0,8}$ ]] || fail "RIDE_CUDA_RUNS=$runs is no number of runs"
+command -v cargo >/dev/null || fail "there is no cargo: curl https://sh.rustup.rs -sSf | sh"
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+
 work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-cargo build --release -p ride-example-jetson -p ride-compiler
-program=target/release/ride-example-jetson
-"$program" check "$artifact" | tee "$work/check"
-tests=passed
-RIDE_CUDA_TEST=gpu cargo test --release -p ride-cuda -- --include-ignored --nocapture 2>&1 | tee "$work/tests" || tests=failed
-"$program" latency "$artifact" --count 2000 >"$work/latency"
+trap 'rm -rf "$work" "$report.$$"' EXIT
+least() { if [ "$1" -lt "$2" ]; then echo "$1"; else echo "$2"; fi; }
+# Lines of a file, or the last ones, as a JSON array of strings; bytes that are no text are left out.
+lines() { # file [number]
+    tail -n "${2:-100000}" "$1" | tr '\t' ' ' | tr -d '\000-\010\013-\037\177' | { iconv -cf UTF-8 -t UTF-8 || true; } |
+        sed 's/\\/\\\\/g; s/"/\\"/g; s/.*/"&"/' | awk '{ printf "%s%s", (NR > 1 ? ",\n    " : "["), $0 } END { print (NR ? "]" : "[]") }'
+}
+quoted() { tr '\n' ' ' <<<"$1" >"$work/quoted"; lines "$work/quoted" | sed 's/^\["//; s/ *"\]$//; s/.*/"&"/'; }
+failed=()
+# Runs a command; standard output to $work/NAME, standard error to $work/NAME.err, both to the terminal. Sets `result`.
+step() { # name, command
+    local name=$1
+    shift
+    printf '\n== %s\n' "$*" >&2
+    result=passed
+    # 4 is the terminal, 3 the pipe that standard error takes around the inner one.
+    if ! { { "$@" 2>&3 3>&- 4>&- | tee "$work/$name" >&4 3>&-; } 3>&1 >&4 | tee "$work/$name.err" >&4; } 4>&2; then
+        result=failed
+        failed+=("$name")
+    fi
+}
+
+target=$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
+folder=$target/$profile
+[ "$profile" != dev ] || folder=$target/debug
+cargo build --locked --profile "$profile" -p ride-example-jetson
+program=$folder/ride-example-jetson
+"$program" board "$artifact" >"$work/board"
+
+step check "$program" check "$artifact" --count "$(least "$runs" 4)"
+check="{\"result\": \"$result\", \"output\": $(lines "$work/check"), \"errors\": $(lines "$work/check.err" 20)}"
+
+# shellcheck disable=SC2086 # names of tests, each a word
+step tests env RIDE_CUDA_TEST=gpu RIDE_CUDA_RUNS="$runs" cargo test --locked --profile "$profile" --no-fail-fast -p ride-cuda -- \
+    --include-ignored --nocapture $only
+grep -E '^test |^test result|every bit the same' "$work/tests" >"$work/results" || true
+tests="{\"result\": \"$result\", \"only\": $(quoted "$only"), \"output\": $(lines "$work/results")"
+[ "$result" = passed ] || tests+=", \"errors\": $(lines "$work/tests.err" 60)"
+tests+=}
+
+step latency "$program" latency "$artifact" --count "$(least "$runs" 2000)"
+latency=null
+[ "$result" = failed ] || latency=$(cat "$work/latency")
+
 peers=null
 if [ -n "$models" ]; then
-    python3 examples/peers/gpu.py --artifact "$artifact" --models "$models" --json >"$work/peers"
-    peers=$(cat "$work/peers")
+    step build cargo build --locked --profile "$profile" -p ride-compiler
+    step peers python3 examples/peers/gpu.py --artifact "$artifact" --models "$models" --ride-compile "$folder/ride-compile" \
+        --passes "$(least "$runs" 5)" --json
+    peers="{\"result\": \"failed\", \"errors\": $(lines "$work/peers.err" 20)}"
+    [ "$result" = failed ] || peers=$(cat "$work/peers")
 fi
-lines() { python3 -c 'import json, sys; print(json.dumps(sys.stdin.read().splitlines()))'; }
+
+result=passed
+[ ${#failed[@]} -eq 0 ] || result=failed
+cat >"$report.$$" <<END
 {
-    printf '{"tests": "%s",\n "test_results": %s,\n' "$tests" "$(grep -E '^test result|every bit the same' "$work/tests" | lines)"
-    printf ' "check": %s,\n "latency": %s,\n "peers": %s}\n' "$(lines <"$work/check")" "$(cat "$work/latency")" "$peers"
-} >"$report.new"
-python3 -m json.tool "$report.new" >/dev/null
-mv "$report.new" "$report"
-echo "written: $report"
-[ "$tests" = passed ]
+ "result": "$result",
+ "date": "$(date -u +%Y-%m-%dT%H:%M:%SZ)",
+ "commit": $(quoted "$(git describe --always --dirty 2>/dev/null || echo unknown)"),
+ "profile": $(quoted "$profile"),
+ "runs": $runs,
+ "artifact": {"file": $(quoted "$(basename "$artifact")"), "sha256": "$(sha256sum <"$artifact" | cut -d' ' -f1)"},
+ "board": $(cat "$work/board"),
+ "check": $check,
+ "tests": $tests,
+ "latency": $latency,
+ "peers": $peers
+}
+END
+mv "$report.$$" "$report"
+printf '\nwritten: %s\n' "$report"
+[ "$result" = passed ] || { echo "error: failed: ${failed[*]}; the report says how" >&2; exit 2; }

@@ -166,11 +166,12 @@ fn time_conv(backend: &Backend, layer: &Layer) -> f64 {
         let mut call = ConvCall {
             conv: black_box(&conv),
             rows: 0..shape.out_h(),
+            channels: 0..usize::from(shape.out_c),
             input: &input,
             weights: &weights,
             params: &params,
-            out_hi: &mut hi,
-            out_lo: &mut lo,
+            out_hi: hi[..].as_mut().into(),
+            out_lo: lo[..].as_mut().into(),
             scratch: &mut scratch,
         };
         // SAFETY: `main` only picks backends that are available.

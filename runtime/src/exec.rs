@@ -125,11 +125,12 @@ fn run_step(cx: Context<'_, '_>, part: &Part<'_>, step: &Step, arena: &mut [u8])
             let call = ConvCall {
                 conv,
                 rows: 0..conv.shape.out_h(),
+                channels: 0..usize::from(conv.shape.out_c),
                 input: if conv.source == Source::Image { cx.image } else { s.in_hi },
                 weights: part.constants(conv.weights),
                 params: part.constants(conv.params),
-                out_hi: s.out_hi,
-                out_lo: s.out_lo,
+                out_hi: s.out_hi.into(),
+                out_lo: s.out_lo.into(),
                 scratch: s.scratch,
             };
             // SAFETY: a session holds a backend only if `Isa::available` said yes.

@@ -1,5 +1,6 @@
 //! What a machine is: one data file each (`targets/data/*.toml`), and their schema.
 
+mod gpu;
 mod size;
 mod target;
 
@@ -9,6 +10,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 
+pub use gpu::{GpuModel, Tile};
 pub use size::{parse_frequency, parse_size};
 pub use target::{LatencyModel, Target};
 
@@ -128,6 +130,35 @@ mod tests {
             assert!(target.flash().is_some() && target.ram().is_some() && target.clock_hz().is_some());
             assert_eq!(target.residual_bits(), 8, "{}", target.name());
             assert!(!target.features().iter().any(|f| f == "std"));
+        }
+    }
+
+    /// No more multiply-accumulates a cycle than the data sheets' peak: 128 in binary32, 1024 and 2048 on tensor cores.
+    #[test]
+    fn gpus_stay_below_their_peak() {
+        for (name, peak) in
+            [("jetson-nano", 128.0), ("jetson-tx2", 128.0), ("jetson-xavier", 1024.0), ("jetson-orin", 2048.0)]
+        {
+            let target = find(name).unwrap();
+            let gpu = target.gpu().expect("a model");
+            let rates: Vec<f64> = gpu.tiles.iter().map(|t| t.macs_per_cycle * f64::from(gpu.workers)).collect();
+            assert!(rates.is_sorted() && rates.iter().all(|&rate| rate < peak), "{name}: {rates:?}");
+        }
+    }
+
+    #[test]
+    fn broken_gpu_models_are_explained() {
+        let good = file("jetson-orin");
+        for (from, to, part) in [
+            ("bandwidth = 102.4e9", "bandwidth = 0.0", "gpu.bandwidth"),
+            ("multiprocessors = 8", "multiprocessors = 0", "gpu.multiprocessors"),
+            ("channels = 8", "channels = 0", "gpu.tiles"),
+            ("step_us = 2.0", "step_us = -1.0", "gpu.step_us"),
+            ("[gpu]", "[latency]\ncycles_per_mac = 1.0\nsource = \"a guess\"\n[gpu]", "latency model"),
+        ] {
+            assert!(good.contains(from), "{from}");
+            let error = format!("{:#}", Target::parse(&good.replace(from, to)).unwrap_err());
+            assert!(error.contains(part), "{to}: {error}");
         }
     }
 

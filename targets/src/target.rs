@@ -5,6 +5,7 @@ use ride_runtime::kernels::Isa;
 use ride_runtime::op::Layout;
 use serde::Deserialize;
 
+use crate::gpu::GpuModel;
 use crate::size::parse_size;
 
 /// A machine that artifacts can be built for.
@@ -26,6 +27,7 @@ pub struct Target {
     ram: Option<Size>,
     clock_hz: Option<u64>,
     latency: Option<LatencyModel>,
+    gpu: Option<GpuModel>,
 }
 
 /// A number of bytes, or text such as `256K`.
@@ -127,6 +129,11 @@ impl Target {
         self.latency.as_ref()
     }
 
+    /// The latency model of its GPU, on which artifacts are meant to run, if it has one.
+    pub fn gpu(&self) -> Option<&GpuModel> {
+        self.gpu.as_ref()
+    }
+
     /// Reads one data file.
     ///
     /// # Errors
@@ -165,6 +172,11 @@ impl Target {
             );
             ensure!(!model.source.trim().is_empty(), "latency.source must say where the number comes from");
         }
+        ensure!(
+            self.latency.is_none() || self.gpu.is_none(),
+            "there can be a latency model of the core or one of the GPU"
+        );
+        self.gpu.as_ref().map_or(Ok(()), GpuModel::check)?;
         Ok(())
     }
 }

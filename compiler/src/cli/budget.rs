@@ -79,10 +79,6 @@ fn latency(e: &Estimate) -> String {
 
 /// What an estimate rests on.
 pub(crate) fn basis(e: &Estimate) -> String {
-    format!(
-        "(estimated, not measured: {} cycles a MAC at {:.0} MHz; {})",
-        e.cycles_per_mac,
-        e.clock_hz as f64 / 1e6,
-        e.source
-    )
+    let by = e.cycles_per_mac.map_or("a model of the GPU".to_owned(), |cycles| format!("{cycles} cycles a MAC"));
+    format!("(estimated, not measured: {by} at {:.0} MHz; {})", e.clock_hz as f64 / 1e6, e.source)
 }

@@ -388,7 +388,8 @@ fn text(s: &Summary<'_>) -> String {
         line("refinement", refine::text(report));
     }
     if let Some(estimate) = &s.estimate {
-        let ms: Vec<String> = estimate.latency_ms.iter().map(|ms| format!("{ms:.1}")).collect();
+        let ms: Vec<String> =
+            estimate.latency_ms.iter().map(|ms| format!("{ms:.*}", if *ms < 10.0 { 2 } else { 1 })).collect();
         line("latency", format!("{} ms {}", ms.join(" / "), super::budget::basis(estimate)));
     }
     if s.files.len() > 1 {

@@ -43,6 +43,7 @@ struct TargetReport {
     ram: Option<u64>,
     clock_hz: Option<u64>,
     latency: Option<Latency>,
+    gpu: Option<Gpu>,
     /// Whether `host` means this one.
     host: bool,
     /// Kernels of this machine that read its artifacts, slowest first.
@@ -58,6 +59,18 @@ struct Latency {
     source: String,
 }
 
+/// What the latency model of a GPU rests on.
+#[derive(Serialize)]
+struct Gpu {
+    multiprocessors: u32,
+    clock_hz: u64,
+    /// Bytes a second.
+    bandwidth: f64,
+    launch_us: f64,
+    step_us: f64,
+    source: String,
+}
+
 pub(crate) fn run(args: &TargetsArgs, ui: &mut Ui) -> Result<()> {
     if let Some(name) = &args.name {
         return ui.result(&report(&ride_targets::find(name)?), detail);
@@ -70,6 +83,14 @@ fn report(target: &Target) -> TargetReport {
     let layout = target.layout();
     let latency =
         target.latency().map(|l| Latency { cycles_per_mac: l.cycles_per_mac, source: l.source.trim().to_owned() });
+    let gpu = target.gpu().map(|g| Gpu {
+        multiprocessors: g.multiprocessors,
+        clock_hz: g.clock_hz,
+        bandwidth: g.bandwidth,
+        launch_us: g.launch_us,
+        step_us: g.step_us,
+        source: g.source.trim().to_owned(),
+    });
     TargetReport {
         name: target.name().to_owned(),
         summary: target.summary().to_owned(),
@@ -83,6 +104,7 @@ fn report(target: &Target) -> TargetReport {
         ram: target.ram(),
         clock_hz: target.clock_hz(),
         latency,
+        gpu,
         host: target.name() == ride_targets::host(),
         kernels: BACKENDS.iter().filter(|b| b.layout == layout).map(|b| b.conv.name).collect(),
         kernel: best(layout).map(|b| b.conv.name),
@@ -116,9 +138,21 @@ fn detail(r: &TargetReport) -> String {
     line("flash", &memory(r.flash));
     line("RAM", &memory(r.ram));
     line("clock", &r.clock_hz.map_or_else(|| "-".to_owned(), |hz| format!("{} Hz", grouped(hz))));
-    match &r.latency {
-        Some(model) => line("latency model", &format!("{} cycles a MAC: {}", model.cycles_per_mac, model.source)),
-        None => line("latency model", "none"),
+    match (&r.latency, &r.gpu) {
+        (Some(model), _) => line("latency model", &format!("{} cycles a MAC: {}", model.cycles_per_mac, model.source)),
+        (None, Some(gpu)) => line(
+            "latency model",
+            &format!(
+                "GPU, not measured: {} multiprocessors at {:.0} MHz, {:.1} GB/s, {} µs a launch, {} µs an operation: {}",
+                gpu.multiprocessors,
+                gpu.clock_hz as f64 / 1e6,
+                gpu.bandwidth / 1e9,
+                gpu.launch_us,
+                gpu.step_us,
+                gpu.source
+            ),
+        ),
+        (None, None) => line("latency model", "none"),
     }
     out
 }

@@ -11,6 +11,7 @@ pub mod loss;
 pub mod net;
 pub mod optimizer;
 pub mod params;
+pub mod place;
 pub mod plan;
 pub mod qat;
 pub mod router;
@@ -23,18 +24,12 @@ pub mod teacher;
 pub mod trainer;
 
 mod engine;
+#[cfg(feature = "cuda")]
+mod gpu;
+#[cfg(not(feature = "cuda"))]
+#[path = "no_gpu.rs"]
+mod gpu;
 mod ops;
-
-use anyhow::{Context, Result};
-use candle_core::Device;
-
-/// Where networks are trained: the first CUDA GPU if the program was built for them and there is one, else here.
-///
-/// # Errors
-/// If the GPU cannot be used.
-pub fn device() -> Result<Device> {
-    Device::cuda_if_available(0).context("the GPU cannot be used")
-}
 
 #[cfg(test)]
 mod tests;

@@ -101,7 +101,7 @@ impl Net {
     pub fn quantize(&mut self, quantization: Option<Quantization>) -> Result<()> {
         ensure!(
             self.level.is_some() || quantization.is_none(),
-            "quantization-aware training runs on the CPU only; leave the GPU out"
+            "quantization-aware training runs in the loops for CPUs only: --device cpu"
         );
         self.quantization = quantization;
         self.engine = Mutex::new(None);

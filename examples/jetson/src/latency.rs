@@ -9,12 +9,13 @@ use crate::board;
 
 /// Median and 99th percentile of a policy in microseconds, copy of the image and waiting for the answer included.
 fn measure(session: &mut Session<'_>, pixels: &[u8], policy: Policy, count: usize) -> Result<(f64, f64), String> {
+    // The first runs warm clocks and caches up.
+    let warm_up = count.min(10);
     let mut times = Vec::with_capacity(count);
-    for n in 0..count + 10 {
+    for n in 0..count + warm_up {
         let start = Instant::now();
         session.classify(pixels, policy).map_err(|e| e.to_string())?;
-        // The first runs warm clocks and caches up.
-        if n >= 10 {
+        if n >= warm_up {
             times.push(start.elapsed().as_secs_f64() * 1e6);
         }
     }
@@ -45,27 +46,16 @@ fn skipped_percent(
     Ok(None)
 }
 
-fn quoted(text: &str) -> String {
-    let plain = text.chars().map(|c| if c.is_control() || c == '"' || c == '\\' { ' ' } else { c });
-    format!("\"{}\"", plain.collect::<String>())
-}
-
-fn or_null<T: std::fmt::Display>(value: Option<T>) -> String {
-    value.map_or("null".to_owned(), |v| v.to_string())
-}
-
 /// Writes one JSON object: the board, then a row for each executor and number of experts.
 pub(crate) fn run(model: Model<'_>, device: &Device, count: usize) -> Result<(), String> {
-    let facts = device.facts();
     let (_, width, channels) = model.input();
     let mut pixels = vec![0; model.input_len()];
     golden::image(1, (width, channels), &mut pixels);
     let mut rows = Vec::new();
-    let (mut path, mut skipped) = (None, None);
+    let mut skipped = None;
     for (name, executor) in [("persistent", Executor::Persistent), ("op-by-op", Executor::OpByOp)] {
         let options = Options { executor, ..Options::default() };
         let mut session = Session::with_options(model, device, options).map_err(|e| e.to_string())?;
-        path = Some(session.path().name());
         let mut by_experts = Vec::new();
         let exactly = (1..=model.experts()).map(|n| (n.to_string(), Policy::Exactly(n)));
         for (experts, policy) in exactly.chain([("routed".to_owned(), Policy::Routed)]) {
@@ -81,18 +71,10 @@ pub(crate) fn run(model: Model<'_>, device: &Device, count: usize) -> Result<(),
             skipped = skipped_percent(&mut session, &pixels, count, &by_experts)?;
         }
     }
-    println!("{{");
-    println!("  \"board\": {},", quoted(&board::name()));
-    println!("  \"gpu\": {},", quoted(&facts.name));
-    println!("  \"compute_capability\": \"{}.{}\",", facts.capability.0, facts.capability.1);
-    println!("  \"multiprocessors\": {},", facts.multiprocessors);
-    println!("  \"cuda_driver\": {},", facts.driver);
-    println!("  \"power_mode\": {},", board::power_mode().map_or("null".to_owned(), |m| quoted(&m)));
-    println!("  \"gpu_clock_hz\": {},", or_null(board::gpu_clock()));
-    println!("  \"gpu_clock_max_khz\": {},", facts.clock_khz);
-    println!("  \"path\": \"{}\",", path.unwrap_or("none"));
-    println!("  \"skipped_expert_percent\": {},", or_null(skipped.map(|p| format!("{p:.2}"))));
-    println!("  \"runs\": {count},");
+    // JSON has no infinity, and few runs on a busy machine may show no difference to divide by.
+    let skipped = skipped.filter(|p: &f64| p.is_finite()).map_or("null".to_owned(), |p| format!("{p:.2}"));
+    println!("{{\n{},", board::fields(device));
+    println!("  \"skipped_expert_percent\": {skipped},\n  \"runs\": {count},");
     println!("  \"rows\": [\n{}\n  ]\n}}", rows.join(",\n"));
     Ok(())
 }

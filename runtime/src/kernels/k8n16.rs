@@ -27,6 +27,8 @@ use crate::op::{ConvShape, Layout};
 
 /// Bytes of a step of activations.
 pub const STEP: usize = 8;
+/// Channels of a block.
+pub const BLOCK: usize = 16;
 /// Bytes of a step of weights of a block of 16 channels.
 pub const BLOCK_STEP: usize = 128;
 /// Bytes of a step of weights of a block of 8 channels.

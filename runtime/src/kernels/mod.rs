@@ -13,12 +13,16 @@ pub mod k8n16;
 pub mod k8n4;
 pub mod packing;
 pub mod path;
+mod plane;
 pub mod scalar;
 #[cfg(target_arch = "x86_64")]
 pub mod x86;
 
 use crate::op::{Conv, ConvShape, Dense, Layout, MaxPool, Pool, Shortcut};
 use core::ops::Range;
+use core::ptr;
+
+pub use plane::Plane;
 
 /// Instruction sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,13 +123,16 @@ impl Isa {
     }
 }
 
-/// Everything that some output rows of a convolution touch.
+/// Everything that some outputs of a convolution touch.
 #[derive(Debug)]
 pub struct ConvCall<'a> {
     /// The operation.
     pub conv: &'a Conv,
     /// Output rows to compute: `0..out_h`, or fewer for a kernel with [`ConvKernel::splits`].
     pub rows: Range<usize>,
+    /// Output channels to compute: all of them, or fewer for a kernel with a [`ConvKernel::channel_step`]. Other channels'
+    /// bytes of the output are not touched.
+    pub channels: Range<usize>,
     /// Input plane (or image), `in_h × in_w × in_c` bytes.
     pub input: &'a [u8],
     /// Packed weights.
@@ -133,9 +140,9 @@ pub struct ConvCall<'a> {
     /// Bias, multiplier and right shift arrays, see [`Params`].
     pub params: &'a [u8],
     /// High (or only) plane of these rows of the output, `rows × out_w × out_c` bytes; holds the residual if `accumulate`.
-    pub out_hi: &'a mut [u8],
+    pub out_hi: Plane<'a>,
     /// Low plane of these rows of a wide output, else empty.
-    pub out_lo: &'a mut [u8],
+    pub out_lo: Plane<'a>,
     /// At least [`ConvKernel::scratch_len`] bytes.
     pub scratch: &'a mut [u8],
 }
@@ -149,9 +156,28 @@ impl ConvCall<'_> {
         }
     }
 
-    /// Whether all output rows are to be computed.
+    /// Whether all outputs are to be computed.
     pub fn is_whole(&self) -> bool {
-        self.rows == (0..self.conv.shape.out_h())
+        self.rows == (0..self.conv.shape.out_h()) && self.has_all_channels()
+    }
+
+    /// Whether all output channels are to be computed.
+    pub fn has_all_channels(&self) -> bool {
+        self.channels == (0..usize::from(self.conv.shape.out_c))
+    }
+
+    /// Whether the channels to compute are some of a convolution without groups that begin and end at multiples of
+    /// `step`, or with the last one.
+    pub fn has_channels_in_steps_of(&self, step: usize) -> bool {
+        let (all, Range { start, end }) = (usize::from(self.conv.shape.out_c), self.channels.clone());
+        let ends = end == all || end < all && end.is_multiple_of(step);
+        self.conv.shape.groups == 1 && start < end && start.is_multiple_of(step) && ends
+    }
+
+    /// First bytes of the output planes; the second one is null for a narrow output.
+    pub fn outputs(&mut self) -> [*mut u8; 2] {
+        let lo = if self.out_lo.is_empty() { ptr::null_mut() } else { self.out_lo.as_mut_ptr() };
+        [self.out_hi.as_mut_ptr(), lo]
     }
 
     /// Bytes of an output plane of the rows to compute; `None` if there are no such rows.
@@ -310,6 +336,9 @@ pub struct ConvKernel {
     /// Whether it computes some of the output rows where a call asks for no more, so that threads can share a layer;
     /// otherwise calls ask for all of them.
     pub splits: bool,
+    /// The same for output channels of convolutions without groups: at multiples of which number they may be cut; 0 where
+    /// calls ask for all of them.
+    pub channel_step: usize,
     /// Runs it.
     ///
     /// # Safety

@@ -1,7 +1,7 @@
 //! Threads that share the operations of one inference.
 //!
 //! A [`Team`] is lent to a session with [`Session::with_team`]; results are the same bits with any number of threads, because
-//! each output row is computed by the same kernel from the same numbers, whoever does it. What pays to share and what
+//! each output is computed by the same kernel from the same numbers, whoever does it. What pays to share and what
 //! stays with the calling thread is decided by what a piece costs. To run many images at once, one thread for each of them is better:
 //! see [`crate::batch`].
 //!
@@ -9,6 +9,7 @@
 //! job they watch for the next one, and then they sleep. Nobody waits for a thread that is late, be it asleep or
 //! held up by the machine's other work: it finds that nothing is left, and the others have done its share.
 
+mod cut;
 mod pieces;
 #[cfg(test)]
 mod tests;
@@ -29,8 +30,8 @@ use std::{hint, io, mem};
 /// operations of a network and shorter than what a sleeping thread takes to wake up.
 const SPINS: u32 = 2000;
 
-/// A share of a job: called with scratch memory, by each thread that joins in.
-type Work<'w> = dyn Fn(&mut [u8]) + Sync + 'w;
+/// A share of a job: called with its number and scratch memory by each thread that joins in. The caller's number is 0.
+type Work<'w> = dyn Fn(usize, &mut [u8]) + Sync + 'w;
 
 /// Threads for one inference at a time; see [the module](self).
 #[derive(Debug)]
@@ -71,10 +72,10 @@ impl Team {
     /// # Errors
     /// If the system does not grant so many threads.
     pub fn new(threads: usize) -> io::Result<Self> {
-        let mut team = Team { shared: Arc::default(), workers: Vec::new(), turn: Mutex::new(()), least: pieces::LEAST };
+        let mut team = Team { shared: Arc::default(), workers: Vec::new(), turn: Mutex::new(()), least: cut::LEAST };
         for n in 1..threads {
             let shared = Arc::clone(&team.shared);
-            let worker = thread::Builder::new().name(format!("ride-{n}")).spawn(move || work_for(&shared))?;
+            let worker = thread::Builder::new().name(format!("ride-{n}")).spawn(move || work_for(&shared, n))?;
             team.workers.push(worker);
         }
         Ok(team)
@@ -96,7 +97,7 @@ impl Team {
     /// Wakes the threads, so that they are there when an image arrives within the next microseconds. Without it, the first
     /// operations of an inference after a pause run on fewer threads.
     pub fn wake(&self) {
-        self.run(0, &|_| (), &mut []);
+        self.run(0, &|_, _| (), &mut []);
     }
 
     /// How long it takes to hand a job to all threads that has nothing to do but to wait for them: what sharing an operation
@@ -104,7 +105,7 @@ impl Team {
     pub fn hand_over(&self) -> Duration {
         let (came, start) = (AtomicUsize::new(0), Instant::now());
         let everybody = self.threads();
-        let work = |_: &mut [u8]| {
+        let work = |_: usize, _: &mut [u8]| {
             came.fetch_add(1, Ordering::Relaxed);
             while came.load(Ordering::Relaxed) < everybody && start.elapsed() < Duration::from_millis(10) {
                 hint::spin_loop();
@@ -124,7 +125,7 @@ impl Team {
         let _turn = match self.turn.try_lock() {
             Ok(turn) => turn,
             Err(TryLockError::Poisoned(turn)) => turn.into_inner(),
-            Err(TryLockError::WouldBlock) => return work(own),
+            Err(TryLockError::WouldBlock) => return work(0, own),
         };
         let posted = Posted { shared: &self.shared };
         // SAFETY: only the lifetime changes. Workers get the reference from `shared.job` alone, and use it from the moment
@@ -134,7 +135,7 @@ impl Team {
         let work_unbound = unsafe { mem::transmute::<&Work<'_>, &'static Work<'static>>(work) };
         posted.publish(Job { work: work_unbound, scratch });
         self.workers.iter().for_each(|worker| worker.thread().unpark());
-        work(own);
+        work(0, own);
         drop(posted);
         if self.shared.panicked.swap(false, Ordering::Relaxed) {
             panic!("a thread of the team panicked");
@@ -239,13 +240,13 @@ impl Drop for Joined<'_> {
     }
 }
 
-/// What a worker does all its life.
-fn work_for(shared: &Shared) {
+/// What worker `member` does all its life.
+fn work_for(shared: &Shared, member: usize) {
     let (mut scratch, mut seen) = (Scratch::default(), 0);
     while let Some(epoch) = shared.wait(seen) {
         seen = epoch;
         let Some((job, joined)) = shared.join() else { continue };
-        if catch_unwind(AssertUnwindSafe(|| (job.work)(scratch.get(job.scratch)))).is_err() {
+        if catch_unwind(AssertUnwindSafe(|| (job.work)(member, scratch.get(job.scratch)))).is_err() {
             shared.panicked.store(true, Ordering::Relaxed);
         }
         drop(joined);

@@ -1,54 +1,55 @@
-//! What threads share: output rows of convolutions and of max poolings.
+//! What threads share: output rows or channels of convolutions, and output rows of max poolings.
 //!
-//! Rows of an NHWC tensor are contiguous, so that an output is cut into disjoint slices. Pieces are handed out one after the
-//! other; a thread that has more time takes more of them.
+//! Rows of an NHWC tensor are contiguous, so that an output is cut into disjoint slices. Where rows do not come out even, or
+//! there are more weights than activations, as in the last layers of a network for large images, channels are cut
+//! ([`Cut`]): each thread then reads its part of the weights only. A thread begins with the same part of each
+//! layer, which it finds in its own cache; who is done takes what others have not begun.
 
 use super::Team;
-use crate::kernels::k8n16::winograd;
-use crate::kernels::path::Path;
-use crate::kernels::{Backend, ConvCall, MaxPoolCall};
+use super::cut::{Axis, Cut, pieces};
+use crate::kernels::{Backend, ConvCall, MaxPoolCall, Plane};
 use core::ops::Range;
-use std::mem;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Vector instructions that a piece has at least: some 2.5 microseconds, several times what the hand-over costs (`cargo run
-/// --release -p ride-runtime --features std --example threads` shows it).
-pub(super) const LEAST: u64 = 8192;
-/// Bytes of weights that may be read again for each of several pieces a thread: they stay in the second cache. Otherwise each
-/// thread gets one piece.
-const LIGHT: usize = 128 << 10;
 /// Bytes that max pooling compares with an instruction, loads and loops included.
 const POOL_BYTES: u64 = 16;
+/// Most pieces of an operation.
+pub(super) const MOST: usize = 256;
 
 /// Runs a convolution, with the others of the team if that pays.
 ///
 /// # Safety
 /// The backend's instruction set is available.
 pub(crate) unsafe fn convolve(team: Option<&Team>, backend: &'static Backend, mut call: ConvCall<'_>) {
-    let shape = call.conv.shape;
-    let work = shape.macs() / u64::from(backend.isa.macs_per_instruction());
-    let tiled = Path::of_conv(backend.isa, call.conv) == Path::Winograd;
-    let grain = if tiled { winograd::SIDE } else { 1 };
-    let count = team.filter(|_| backend.conv.splits).map_or(1, |team| {
-        // Each piece would transform the weights once more.
-        let each = if call.weights.len() <= LIGHT && !tiled { 4 } else { 1 };
-        pieces(team, each, shape.out_h().div_ceil(grain), work)
-    });
-    let Some(team) = team.filter(|_| count > 1) else {
+    let cut = team.and_then(|team| Some((team, Cut::of(team, backend, &call)?)));
+    let Some((team, Cut { axis, count, grain })) = cut else {
         // SAFETY: promised by the caller.
         return unsafe { (backend.conv.run)(&mut call) };
     };
-    let ConvCall { conv, rows, input, weights, params, out_hi, out_lo, scratch } = call;
-    let row = shape.out_w() * usize::from(shape.out_c);
-    let pieces = Mutex::new(Pieces { rows, count, grain, next: 0, row, hi: out_hi, lo: out_lo });
-    let work = |scratch: &mut [u8]| {
-        while let Some(Piece { rows, hi, lo }) = claim(&pieces) {
-            let mut call = ConvCall { conv, rows, input, weights, params, out_hi: hi, out_lo: lo, scratch };
+    let ConvCall { conv, rows, channels, input, weights, params, out_hi, out_lo, scratch } = call;
+    let row = conv.shape.out_w() * usize::from(conv.shape.out_c);
+    let all = if axis == Axis::Rows { &rows } else { &channels };
+    let pieces = Pieces::new(all.clone(), count, grain);
+    let work = |member: usize, scratch: &mut [u8]| {
+        for piece in pieces.claim(member, team.threads()) {
+            // SAFETY: no two pieces have the same rows, or the same channels, whose bytes alone kernels touch; and each is
+            // claimed once.
+            let [out_hi, out_lo] = [&out_hi, &out_lo].map(|plane| unsafe {
+                match axis {
+                    Axis::Rows => plane.part(piece.start * row..piece.end * row),
+                    Axis::Channels => plane.part(0..plane.len()),
+                }
+            });
+            let (rows, channels) = match axis {
+                Axis::Rows => (piece, channels.clone()),
+                Axis::Channels => (rows.clone(), piece),
+            };
+            let mut call = ConvCall { conv, rows, channels, input, weights, params, out_hi, out_lo, scratch };
             // SAFETY: promised by the caller.
             unsafe { (backend.conv.run)(&mut call) }
         }
     };
-    team.run((backend.conv.scratch_len)(&shape), &work, scratch);
+    team.run((backend.conv.scratch_len)(&conv.shape), &work, scratch);
 }
 
 /// Runs a max pooling, with the others of the team if that pays.
@@ -65,10 +66,14 @@ pub(crate) unsafe fn max_pool(team: Option<&Team>, backend: &'static Backend, mu
     };
     let MaxPoolCall { pool, rows, in_hi, in_lo, out_hi, out_lo, flip } = call;
     let row = pool.out_w() * usize::from(pool.channels);
-    let pieces = Mutex::new(Pieces { rows, count, grain: 1, next: 0, row, hi: out_hi, lo: out_lo });
-    let work = |_: &mut [u8]| {
-        while let Some(Piece { rows, hi, lo }) = claim(&pieces) {
-            let mut call = MaxPoolCall { pool, rows, in_hi, in_lo, out_hi: hi, out_lo: lo, flip };
+    let pieces = Pieces::new(rows, count, 1);
+    let [out_hi, out_lo] = [out_hi, out_lo].map(Plane::new);
+    let work = |member: usize, _: &mut [u8]| {
+        for rows in pieces.claim(member, team.threads()) {
+            // SAFETY: no two pieces have the same rows, and each is claimed once.
+            let [out_hi, out_lo] =
+                [&out_hi, &out_lo].map(|plane| unsafe { plane.part(rows.start * row..rows.end * row).into_slice() });
+            let mut call = MaxPoolCall { pool, rows, in_hi, in_lo, out_hi, out_lo, flip };
             // SAFETY: promised by the caller.
             unsafe { (backend.max_pool)(&mut call) }
         }
@@ -76,69 +81,45 @@ pub(crate) unsafe fn max_pool(team: Option<&Team>, backend: &'static Backend, mu
     team.run(0, &work, &mut []);
 }
 
-/// Number of pieces for a team, at most `each` for every thread; 1 where sharing does not pay. `work` is a number
-/// of vector instructions.
-fn pieces(team: &Team, each: usize, rows: usize, work: u64) -> usize {
-    let threads = team.threads();
-    if threads == 1 {
-        return 1;
-    }
-    let affordable = usize::try_from(work / team.least).unwrap_or(usize::MAX);
-    let count = affordable.min(rows).min(each * threads);
-    // The same number for everybody.
-    if count > threads { count / threads * threads } else { count.max(1) }
-}
-
-/// Rows of an output that are cut off one after the other.
+/// Rows or channels cut into pieces, of which each is computed once.
 #[derive(Debug)]
-struct Pieces<'a> {
-    rows: Range<usize>,
+struct Pieces {
+    all: Range<usize>,
     count: usize,
-    /// Rows that stay together: those of a row of tiles.
+    /// How many rows or channels stay together.
     grain: usize,
-    next: usize,
-    /// Bytes of a row of a plane.
-    row: usize,
-    /// Planes of what is left; `lo` is empty for a narrow output.
-    hi: &'a mut [u8],
-    lo: &'a mut [u8],
+    /// A bit for each piece that has been claimed.
+    claimed: [AtomicU64; MOST / 64],
 }
 
-/// Some rows, and their planes.
-#[derive(Debug)]
-struct Piece<'a> {
-    rows: Range<usize>,
-    hi: &'a mut [u8],
-    lo: &'a mut [u8],
-}
-
-impl<'a> Iterator for Pieces<'a> {
-    type Item = Piece<'a>;
-
-    fn next(&mut self) -> Option<Piece<'a>> {
-        if self.next >= self.count {
-            return None;
-        }
-        // The larger pieces come first.
-        let units = self.rows.len().div_ceil(self.grain);
-        let cut = |n: usize| self.rows.end.min(self.rows.start + self.grain * (n * units).div_ceil(self.count));
-        let rows = cut(self.next)..cut(self.next + 1);
-        self.next += 1;
-        let bytes = rows.len() * self.row;
-        Some(Piece { rows, hi: cut_off(&mut self.hi, bytes), lo: cut_off(&mut self.lo, bytes) })
+impl Pieces {
+    /// `count` pieces, at most [`MOST`].
+    fn new(all: Range<usize>, count: usize, grain: usize) -> Self {
+        Pieces { all, count: count.min(MOST), grain, claimed: Default::default() }
     }
-}
 
-/// The first `bytes` of a plane, if it has any.
-fn cut_off<'a>(plane: &mut &'a mut [u8], bytes: usize) -> &'a mut [u8] {
-    let (first, rest) = mem::take(plane).split_at_mut_checked(bytes).unwrap_or_default();
-    *plane = rest;
-    first
-}
+    fn piece(&self, n: usize) -> Range<usize> {
+        // The larger pieces come first.
+        let units = self.all.len().div_ceil(self.grain);
+        let cut = |n: usize| self.all.end.min(self.all.start + self.grain * (n * units).div_ceil(self.count));
+        cut(n)..cut(n + 1)
+    }
 
-/// The next piece. Kernels run without the lock.
-fn claim<'a>(pieces: &Mutex<Pieces<'a>>) -> Option<Piece<'a>> {
-    pieces.lock().unwrap_or_else(PoisonError::into_inner).next()
+    /// The pieces that thread `member` of so many computes: its own part of them, always the same one, as its cache holds
+    /// what it has computed before; then what others have left, those that they would come to last.
+    fn claim(&self, member: usize, threads: usize) -> impl Iterator<Item = Range<usize>> {
+        let count = self.count;
+        let [first, end] = [member, member + 1].map(|m| (m * count).div_ceil(threads).min(count));
+        let others = (0..count - (end - first)).map(move |n| (first + count - 1 - n) % count);
+        (first..end).chain(others).filter(|&n| self.is_mine(n)).map(|n| self.piece(n))
+    }
+
+    /// Claims piece `n`; says whether nobody else has.
+    fn is_mine(&self, n: usize) -> bool {
+        let bit = 1 << (n % 64);
+        // Relaxed: what pieces read was written before the job began, and what they write is looked at when it has ended.
+        self.claimed[n / 64].fetch_or(bit, Ordering::Relaxed) & bit == 0
+    }
 }
 
 #[cfg(test)]
@@ -146,52 +127,44 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pieces_are_all_of_the_rows_in_order() {
-        for (rows, count, grain, wide) in [
-            (7, 2, 1, true),
-            (1, 1, 1, false),
-            (14, 3, 1, true),
-            (56, 8, 1, false),
-            (5, 5, 1, true),
-            (14, 2, 4, true),
-            (28, 2, 4, false),
-            (13, 4, 4, true),
-            (3, 1, 4, false),
-        ] {
-            let mut hi: Vec<u8> = (0..rows * 3).map(|i| i as u8).collect();
-            let (mut lo, all) = (if wide { hi.clone() } else { Vec::new() }, hi.clone());
-            let parts = Pieces { rows: 0..rows, count, grain, next: 0, row: 3, hi: &mut hi, lo: &mut lo };
-            let (mut at, mut sizes) = (0, Vec::new());
-            for piece in parts {
-                assert_eq!(piece.rows.start, at);
-                assert_eq!(*piece.hi, all[3 * at..3 * piece.rows.end]);
-                assert_eq!(*piece.lo, all[3 * at..if wide { 3 * piece.rows.end } else { 3 * at }]);
-                at = piece.rows.end;
-                assert!(at == rows || at.is_multiple_of(grain));
-                sizes.push(piece.rows.len());
+    fn pieces_are_everything_in_order() {
+        for (rows, count, grain) in
+            [(7, 2, 1), (1, 1, 1), (14, 3, 1), (56, 8, 1), (5, 5, 1), (14, 2, 4), (28, 2, 4), (13, 4, 4), (3, 1, 4)]
+        {
+            let pieces = Pieces::new(10..10 + rows, count, grain);
+            let (mut at, mut units) = (10, Vec::new());
+            for piece in (0..count).map(|n| pieces.piece(n)) {
+                assert_eq!(piece.start, at);
+                at = piece.end;
+                assert!(at == 10 + rows || (at - 10).is_multiple_of(grain));
+                units.push(piece.len().div_ceil(grain));
             }
-            assert_eq!((at, sizes.len()), (rows, count));
-            let units = |rows: &usize| rows.div_ceil(grain);
-            assert!(sizes.iter().map(units).max().unwrap() - sizes.iter().map(units).min().unwrap() <= 1, "{sizes:?}");
+            assert_eq!(at, 10 + rows);
+            assert!(units.iter().max().unwrap() - units.iter().min().unwrap() <= 1, "{units:?}");
         }
     }
 
     #[test]
-    fn small_work_stays_together() {
-        let teams: Vec<Team> = (0..=8).map(|n| Team::new(n).expect("threads")).collect();
-        for (threads, each, rows, work, count) in [
-            (2, 4, 56, LEAST, 1),
-            (2, 4, 56, 2 * LEAST, 2),
-            (2, 4, 56, 7 * LEAST, 6),
-            (2, 4, 56, u64::MAX, 8),
-            (2, 1, 7, 100 * LEAST, 2),
-            (8, 1, 7, 100 * LEAST, 7),
-            (5, 4, 1, 100 * LEAST, 1),
-            (3, 4, 9, 0, 1),
-            (1, 4, 9, 100 * LEAST, 1),
-            (0, 4, 9, 100 * LEAST, 1),
-        ] {
-            assert_eq!(pieces(&teams[threads], each, rows, work), count, "{threads} threads, {rows} rows");
+    fn each_piece_is_claimed_once_and_by_its_owner_first() {
+        let order = |count, member, threads| -> Vec<usize> {
+            Pieces::new(0..count, count, 1).claim(member, threads).map(|piece| piece.start).collect()
+        };
+        assert_eq!(order(8, 0, 2), [0, 1, 2, 3, 7, 6, 5, 4]);
+        assert_eq!(order(8, 1, 2), [4, 5, 6, 7, 3, 2, 1, 0]);
+        assert_eq!(order(2, 1, 3), [1, 0]);
+        assert_eq!(order(2, 2, 3), [1, 0]);
+        for (count, threads) in [(8, 2), (2, 5), (7, 3), (1, 4), (256, 300), (200, 7)] {
+            let pieces = Pieces::new(0..count, count, 1);
+            let mut members: Vec<_> = (0..threads).map(|member| pieces.claim(member, threads)).collect();
+            let mut seen = Vec::new();
+            while seen.len() < count {
+                let some: Vec<_> = members.iter_mut().filter_map(|member| member.next()).collect();
+                assert!(!some.is_empty());
+                seen.extend(some.into_iter().map(|piece| piece.start));
+            }
+            seen.sort_unstable();
+            assert!(seen.into_iter().eq(0..count), "{count} pieces, {threads} threads");
+            assert!(members.iter_mut().all(|member| member.next().is_none()));
         }
     }
 }

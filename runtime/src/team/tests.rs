@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicU64;
 /// Every number below `count` once, whoever comes.
 fn numbers(team: &Team, count: u64) -> u64 {
     let (next, sum) = (AtomicU64::new(0), AtomicU64::new(0));
-    let work = |_: &mut [u8]| {
+    let work = |_: usize, _: &mut [u8]| {
         while let n = next.fetch_add(1, Ordering::Relaxed)
             && n < count
         {
@@ -47,7 +47,7 @@ fn other_threads_take_part_with_memory_of_their_own() {
     let team = Team::new(4).expect("threads");
     for len in [100, 7, 4096] {
         let (seen, own) = (Mutex::new(HashSet::new()), &mut [0; 5000][..len]);
-        let work = |scratch: &mut [u8]| {
+        let work = |_: usize, scratch: &mut [u8]| {
             assert_eq!(scratch.len(), len);
             let new = seen.lock().unwrap().insert((thread::current().id(), scratch.as_ptr().addr()));
             assert!(new, "a thread joined twice");
@@ -65,7 +65,7 @@ fn other_threads_take_part_with_memory_of_their_own() {
 fn a_panic_in_a_worker_is_the_callers() {
     let team = Team::new(2).expect("threads");
     let (caller, came) = (thread::current().id(), AtomicBool::new(false));
-    let work = |_: &mut [u8]| {
+    let work = |_: usize, _: &mut [u8]| {
         if thread::current().id() != caller {
             came.store(true, Ordering::Relaxed);
             panic!("on purpose");
@@ -75,7 +75,7 @@ fn a_panic_in_a_worker_is_the_callers() {
     assert!(catch_unwind(AssertUnwindSafe(|| team.run(0, &work, &mut []))).is_err());
     // The caller's own panic waits for the others, too, and the team goes on.
     let alive = AtomicUsize::new(0);
-    let work = |_: &mut [u8]| {
+    let work = |_: usize, _: &mut [u8]| {
         alive.fetch_add(1, Ordering::Relaxed);
         until(|| alive.load(Ordering::Relaxed) == 2);
         assert_ne!(thread::current().id(), caller, "on purpose");

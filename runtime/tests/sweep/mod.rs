@@ -8,6 +8,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use alloc::{format, vec};
 
+use core::ops::Range;
 use ride_runtime::kernels::{self, Backend, ConvCall, DenseCall, PoolCall, ShortcutCall, k4n2, k8n4, k8n16, scalar};
 use ride_runtime::op::{Conv, ConvShape, Dense, Layout, Limits, Planes, Pool, Shortcut, Source, Span, feature_norm_at};
 use ride_runtime::oracle;
@@ -215,9 +216,9 @@ impl Case {
         out
     }
 
-    /// Runs `backend` on exact slices between guards, once for the rows from each of `cuts` to the next; gives the outputs,
-    /// or what is wrong.
-    fn run(&self, backend: &Backend, cuts: &[usize], r: &mut Random) -> Result<Vec<i16>, String> {
+    /// Runs `backend` on exact slices between guards, once for each of the `pieces`, rows and channels; gives the outputs, or
+    /// what is wrong.
+    fn run(&self, backend: &Backend, pieces: &[[Range<usize>; 2]], r: &mut Random) -> Result<Vec<i16>, String> {
         let conv = Conv { layout: backend.layout, ..self.conv };
         let plane_flip = backend.layout.plane_flip();
         let flip = if conv.source == Source::Image { 0x80 } else { plane_flip };
@@ -230,8 +231,9 @@ impl Case {
         }
         let weights = self.packed_weights(backend.layout);
         let params = self.packed_params(backend.layout, r);
-        let row = conv.shape.out_w() * usize::from(conv.shape.out_c);
-        for rows in cuts.windows(2).map(|c| c[0]..c[1]) {
+        let (out_c, planes) = (usize::from(conv.shape.out_c), if self.wide { 2 } else { 1 });
+        let row = conv.shape.out_w() * out_c;
+        for [rows, channels] in pieces.iter().cloned() {
             let bytes = rows.start * row..rows.end * row;
             let mut some_hi = Guarded::new(hi[bytes.clone()].to_vec(), r);
             let mut some_lo = Guarded::new(lo.get(bytes.clone()).unwrap_or_default().to_vec(), r);
@@ -243,8 +245,9 @@ impl Case {
                 input: &input,
                 weights: &weights,
                 params: &params,
-                out_hi: some_hi.inside(),
-                out_lo: some_lo.inside(),
+                channels: channels.clone(),
+                out_hi: some_hi.inside().into(),
+                out_lo: some_lo.inside().into(),
                 scratch: scratch.inside(),
             };
             // SAFETY: `backends` only gives backends that are available.
@@ -252,9 +255,14 @@ impl Case {
             if !(some_hi.intact() && some_lo.intact() && scratch.intact()) {
                 return Err("bytes beyond a slice were written".into());
             }
-            hi[bytes.clone()].copy_from_slice(some_hi.inside());
-            if self.wide {
-                lo[bytes].copy_from_slice(some_lo.inside());
+            for (plane, some) in [(&mut hi, &mut some_hi), (&mut lo, &mut some_lo)].into_iter().take(planes) {
+                let pixels = plane[bytes.clone()].chunks_mut(out_c).zip(some.inside().chunks(out_c));
+                for (before, after) in pixels {
+                    before[channels.clone()].copy_from_slice(&after[channels.clone()]);
+                    if before != after {
+                        return Err("other channels were written".into());
+                    }
+                }
             }
         }
         let hi = hi.iter().map(|&h| h ^ plane_flip);
@@ -264,20 +272,41 @@ impl Case {
         })
     }
 
+    /// What to compute at a time: everything; for a kernel that splits, also some rows at a time, and some channels.
+    fn pieces(&self, backend: &Backend, r: &mut Random) -> Vec<Vec<[Range<usize>; 2]>> {
+        let (shape, step) = (&self.conv.shape, backend.conv.channel_step);
+        let (rows, channels) = (shape.out_h(), usize::from(shape.out_c));
+        let by_rows = cuts(rows, backend.conv.splits, r);
+        let mut all: Vec<Vec<_>> =
+            by_rows.iter().map(|cuts| between(cuts).map(|rows| [rows, 0..channels]).collect()).collect();
+        if step > 0 && shape.groups == 1 && channels > step {
+            let at = |n: &usize| channels.min(n * step);
+            let by_channels: Vec<usize> =
+                cuts(channels.div_ceil(step), true, r).last().expect("cuts").iter().map(at).collect();
+            all.push(between(&by_channels).map(|channels| [0..rows, channels]).collect());
+        }
+        all
+    }
+
     fn check(&self, backends: &[Backend], r: &mut Random) {
         let expected = self.expected();
         for backend in backends {
             let name = backend.conv.name;
-            for cuts in cuts(self.conv.shape.out_h(), backend.conv.splits, r) {
+            for pieces in self.pieces(backend, r) {
                 let (conv, limits) = (&self.conv, self.conv.limits);
-                let at = format!("{name} {conv:?} wide {} {limits:?} {:?} rows {cuts:?}", self.wide, self.values);
-                let got = self.run(backend, &cuts, r).unwrap_or_else(|e| panic!("{at}: {e}"));
+                let at = format!("{name} {conv:?} wide {} {limits:?} {:?} pieces {pieces:?}", self.wide, self.values);
+                let got = self.run(backend, &pieces, r).unwrap_or_else(|e| panic!("{at}: {e}"));
                 if let Some(i) = (0..got.len()).find(|&i| got[i] != expected[i]) {
                     panic!("{at}: output {i} is {}, the law says {}", got[i], expected[i]);
                 }
             }
         }
     }
+}
+
+/// The ranges between cuts.
+fn between(cuts: &[usize]) -> impl Iterator<Item = Range<usize>> {
+    cuts.windows(2).map(|c| c[0]..c[1])
 }
 
 /// Where to cut `rows` rows: nowhere, and for a kernel that splits, in up to three places as well.

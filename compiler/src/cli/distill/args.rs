@@ -7,6 +7,7 @@ use ride_calibrate::data::Format;
 use ride_compiler::train::augment::Recipe;
 use ride_compiler::train::loss::{self, Distillation};
 use ride_compiler::train::optimizer;
+use ride_compiler::train::place::Place;
 use ride_compiler::train::sampler::Sampling;
 use ride_compiler::train::schedule::{Decay, Schedule};
 use ride_compiler::train::settings::reweight_share;
@@ -132,6 +133,9 @@ pub(super) struct TrainingArgs {
     /// Seed of first weights, order and variations: equal seeds give equal networks on equal machines
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(super) seed: u64,
+    /// Where the network is trained; a training may go on elsewhere, but not to the same bits
+    #[arg(long, value_enum, default_value_t = PlaceArg::Auto)]
+    device: PlaceArg,
     /// Threads [default: all cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(super) threads: Option<u32>,
@@ -178,6 +182,18 @@ enum ScheduleArg {
     Cosine,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum PlaceArg {
+    /// The GPU if this program was built for it and there is one, else the CPU; with --qat always the CPU
+    Auto,
+    /// The CPU
+    Cpu,
+    /// The first NVIDIA GPU
+    Cuda,
+    /// The CPU, with the operations that a GPU would run: slow, to see what those compute
+    Composed,
+}
+
 impl TrainingData {
     pub(super) fn sampling(&self) -> Sampling {
         match self.sampling {
@@ -188,6 +204,17 @@ impl TrainingData {
 }
 
 impl TrainingArgs {
+    /// Training for int8 has loops for CPUs only.
+    pub(super) fn place(&self, qat: bool) -> Place {
+        match self.device {
+            PlaceArg::Auto if qat => Place::Cpu,
+            PlaceArg::Auto => Place::Auto,
+            PlaceArg::Cpu => Place::Cpu,
+            PlaceArg::Cuda => Place::Cuda,
+            PlaceArg::Composed => Place::Composed,
+        }
+    }
+
     pub(super) fn schedule(&self, qat: bool) -> Schedule {
         let decay = match self.schedule {
             ScheduleArg::Step => Decay::Step { first: 0.8, second: 0.9, gamma: self.gamma },

@@ -80,7 +80,8 @@ fn resume(args: &DistillArgs, ui: &mut Ui) -> Result<()> {
         data.len(),
         settings.inputs.images
     );
-    let net = setup::net(&settings.config, settings.seed)?;
+    let place = args.training.place(settings.quantization.is_some());
+    let net = setup::net(&settings.config, place, settings.seed, ui)?;
     let master = settings.inputs.teacher.as_deref().map(|path| Master::open(path, ui)).transpose()?;
     let teacher = setup::teacher(master.as_ref(), settings, &net, &preprocess)?;
     let val = settings.inputs.validation.as_deref();

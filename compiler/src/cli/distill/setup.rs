@@ -15,13 +15,14 @@ use ride_compiler::import::{self, ImportOptions, Imported};
 use ride_compiler::network::Shape;
 use ride_compiler::source::Source;
 use ride_compiler::train::augment::Recipe;
+use ride_compiler::train::evaluate;
 use ride_compiler::train::net::Net;
 use ride_compiler::train::params::Loaded;
+use ride_compiler::train::place::Place;
 use ride_compiler::train::plan::{HeadKind, Plan};
 use ride_compiler::train::settings::{Inputs, Settings};
 use ride_compiler::train::student::{self, Description};
 use ride_compiler::train::teacher::Teacher;
-use ride_compiler::train::{self, evaluate};
 use ride_runtime::format::crc::crc32;
 use serde_json::Value;
 
@@ -80,7 +81,7 @@ impl Student {
         notes.iter().for_each(|note| ui.note(note));
         let (preprocess, warnings) = import::preprocess(&config, &ImportOptions::default())?;
         warnings.iter().for_each(|warning| ui.warn(warning));
-        let mut net = net(&config, args.training.seed)?;
+        let mut net = net(&config, args.training.place(args.qat), args.training.seed, ui)?;
         let mut inherited = None;
         let origin = args.init.as_deref().map(|path| Source::open(path, Embedded::Accept)).transpose()?;
         let origin = match &origin {
@@ -104,9 +105,11 @@ impl Student {
 }
 
 /// An untrained network.
-pub(super) fn net(config: &Value, seed: u64) -> Result<Net> {
+pub(super) fn net(config: &Value, place: Place, seed: u64, ui: &Ui) -> Result<Net> {
     let plan = import::plan(config, &ModelTable::default(), &BTreeMap::new()).context("the student's description")?;
-    Net::new(plan, &train::device()?, seed)
+    let (net, note) = place.net(plan, seed)?;
+    note.iter().for_each(|note| ui.note(note));
+    Ok(net)
 }
 
 /// The teacher, if it is listened to.

@@ -7,6 +7,8 @@
 //!
 //! Environment, read by `cuInit`, to rehearse what can be wrong with a machine: `RIDE_PTX_VERSION` (what
 //! `cuDriverGetVersion` says), `RIDE_PTX_DEVICES` (how many of the devices are there), `RIDE_PTX_MEMORY` (bytes that each has).
+//! `RIDE_PTX_VISIBLE` picks and orders them by number, as `CUDA_VISIBLE_DEVICES` does with NVIDIA's driver: `3` is a machine
+//! with an Orin alone.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
@@ -16,7 +18,8 @@ use std::time::Instant;
 use crate::{Kernel, Launch, Machine, Module};
 
 /// Name, compute capability, multiprocessors, whether CPU and GPU share their memory.
-const DEVICES: [(&CStr, u32, u32, bool); 5] = [
+type Facts = (&'static CStr, u32, u32, bool);
+const DEVICES: [Facts; 5] = [
     (c"interpreter (as Jetson Nano)", 53, 1, true),
     (c"interpreter (as Jetson TX2)", 62, 2, true),
     (c"interpreter (as Jetson Xavier)", 72, 3, true),
@@ -37,6 +40,7 @@ const NOT_FOUND: c_int = 500;
 const LAUNCH_FAILED: c_int = 719;
 
 struct Context {
+    facts: Facts,
     machine: Machine,
     modules: HashMap<usize, Module>,
     functions: HashMap<usize, Arc<Kernel>>,
@@ -90,6 +94,20 @@ fn setting(name: &str, otherwise: usize) -> usize {
     std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(otherwise)
 }
 
+/// Facts of a device that is there.
+fn facts(device: c_int) -> Option<Facts> {
+    let number = usize::try_from(device).ok()?;
+    driver().as_ref()?.contexts.get(number).map(|c| c.facts)
+}
+
+/// The devices that programs see, in their order: numbers behind one that is none count for nothing, as with NVIDIA's driver.
+fn visible(count: usize, wish: Option<&str>) -> Vec<Facts> {
+    let all = &DEVICES[..count.min(DEVICES.len())];
+    let Some(wish) = wish else { return all.to_vec() };
+    let device = |number: &str| all.get(number.trim().parse::<usize>().ok()?).copied();
+    wish.split(',').map_while(device).collect()
+}
+
 impl Context {
     fn handle(&mut self) -> usize {
         self.next += 1;
@@ -132,9 +150,11 @@ exported! {
     fn cuInit(_flags: c_uint) {
         let mut driver = driver();
         if driver.is_none() {
-            let count = setting("RIDE_PTX_DEVICES", DEVICES.len()).min(DEVICES.len());
+            let wish = std::env::var("RIDE_PTX_VISIBLE").ok();
+            let devices = visible(setting("RIDE_PTX_DEVICES", DEVICES.len()), wish.as_deref());
             let memory = setting("RIDE_PTX_MEMORY", 1 << 30);
-            let context = || Context {
+            let context = |facts| Context {
+                facts,
                 machine: Machine::default(),
                 modules: HashMap::new(),
                 functions: HashMap::new(),
@@ -146,7 +166,7 @@ exported! {
                 failed: HashSet::new(),
             };
             let version = setting("RIDE_PTX_VERSION", 12060) as c_int;
-            *driver = Some(Driver { version, contexts: (0..count).map(|_| context()).collect() });
+            *driver = Some(Driver { version, contexts: devices.into_iter().map(context).collect() });
         }
         SUCCESS
     }
@@ -178,7 +198,7 @@ exported! {
 
     /// Name of a device.
     fn cuDeviceGetName(name: *mut c_char, len: c_int, device: c_int) {
-        let Some(entry) = usize::try_from(device).ok().and_then(|d| DEVICES.get(d)) else { return INVALID_DEVICE };
+        let Some(entry) = facts(device) else { return INVALID_DEVICE };
         let bytes = entry.0.to_bytes_with_nul();
         if name.is_null() || usize::try_from(len).map_or(true, |len| len < bytes.len()) {
             return INVALID_VALUE;
@@ -190,8 +210,7 @@ exported! {
 
     /// Facts about a device.
     fn cuDeviceGetAttribute(value: *mut c_int, attribute: c_int, device: c_int) {
-        let Some(&(_, capability, multiprocessors, integrated)) =
-            usize::try_from(device).ok().and_then(|d| DEVICES.get(d)) else { return INVALID_DEVICE };
+        let Some((_, capability, multiprocessors, integrated)) = facts(device) else { return INVALID_DEVICE };
         let answer = match attribute {
             13 => 1_000_000,
             16 => multiprocessors,
@@ -241,7 +260,8 @@ exported! {
         }
         // SAFETY: the image is text that ends with a zero byte, by the caller's contract.
         let Ok(text) = unsafe { CStr::from_ptr(image.cast()) }.to_str() else { return INVALID_IMAGE };
-        let capability = DEVICES.get(CURRENT.with(std::cell::Cell::get).wrapping_sub(1)).map_or(0, |d| d.1);
+        let current = CURRENT.with(std::cell::Cell::get) as c_int;
+        let capability = facts(current - 1).map_or(0, |d| d.1);
         match Module::parse(text) {
             Ok(parsed) if parsed.target() > capability => INVALID_IMAGE,
             Ok(parsed) => with(|c| {
@@ -462,5 +482,19 @@ exported! {
         };
         // SAFETY: the caller's contract.
         unsafe { put(name, text.as_ptr()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_picked_as_by_the_driver() {
+        let capabilities = |wish| visible(5, wish).iter().map(|d| d.1).collect::<Vec<_>>();
+        assert_eq!(capabilities(None), [53, 62, 72, 87, 90]);
+        assert_eq!(capabilities(Some("3")), [87]);
+        assert_eq!(capabilities(Some("4, 0,7,1")), [90, 53]);
+        assert_eq!((capabilities(Some("")), visible(2, Some("3")).len()), (vec![], 0));
     }
 }

@@ -88,8 +88,8 @@ impl Api {
     /// There is none, or it lacks a function.
     pub fn load() -> Result<Self, Error> {
         match std::env::var("RIDE_CUDA_LIBRARY") {
-            Ok(name) => Self::load_from(&[name]),
-            Err(_) => Self::load_from(&LIBRARIES.map(str::to_owned)),
+            Ok(name) if !name.is_empty() => Self::load_from(&[name]),
+            _ => Self::load_from(&LIBRARIES.map(str::to_owned)),
         }
     }
 

@@ -27,7 +27,7 @@ use super::{Backend, ConvCall, ConvKernel, DenseCall, Isa, MaxPoolCall, PoolCall
 use crate::op::Layout;
 
 const fn kernel(name: &'static str, splits: bool, run: unsafe fn(&mut ConvCall<'_>)) -> ConvKernel {
-    ConvKernel { name, tile: (8, 8), scratch_len: k8n4::scratch_len, splits, run }
+    ConvKernel { name, tile: (8, 8), scratch_len: k8n4::scratch_len, splits, channel_step: 0, run }
 }
 
 const fn backend(isa: Isa, conv: ConvKernel) -> Backend {

@@ -170,11 +170,13 @@ pub fn k8n16(call: &mut ConvCall<'_>) {
     for pixel in pixels(call) {
         for number in 0..parts.count {
             let part = Part { shape: parts.shape, number, blocks };
-            for block in 0..blocks.full {
+            let first = number * usize::from(part.shape.out_c);
+            let asked = call.channels.clone();
+            for block in (0..blocks.full).filter(|block| asked.contains(&(first + 16 * block))) {
                 let acc = block_sums(call, &part, pixel, block);
                 store_block(call, &part, (pixel, 16 * block), &acc);
             }
-            if blocks.tail {
+            if blocks.tail && asked.contains(&(first + 16 * blocks.full)) {
                 let acc = tail_sums(call, &part, pixel);
                 store_block(call, &part, (pixel, 16 * blocks.full), &acc);
             }

@@ -7,6 +7,7 @@ pub mod pool;
 pub mod shortcut;
 
 use super::{Backend, ConvKernel, Isa};
+use crate::kernels::k8n16::BLOCK;
 use crate::op::Layout;
 
 /// Plain rows of weights: small cores without vector units.
@@ -18,6 +19,7 @@ pub const OHWI: Backend = Backend {
         tile: (1, 1),
         scratch_len: super::ohwi_scratch_len,
         splits: true,
+        channel_step: 0,
         run: conv::ohwi,
     },
     shortcut: shortcut::run,
@@ -35,6 +37,7 @@ pub const K4N2: Backend = Backend {
         tile: (1, 1),
         scratch_len: crate::kernels::k4n2::scratch_len,
         splits: true,
+        channel_step: 0,
         run: conv::k4n2,
     },
     shortcut: shortcut::run,
@@ -52,6 +55,7 @@ pub const K8N16: Backend = Backend {
         tile: (1, 16),
         scratch_len: |_| 0,
         splits: true,
+        channel_step: BLOCK,
         run: conv::k8n16,
     },
     shortcut: shortcut::run,
@@ -70,6 +74,7 @@ pub const K8N4: Backend = Backend {
         tile: (1, 4),
         scratch_len: super::k8n4::scratch_len,
         splits: true,
+        channel_step: 0,
         run: conv::k8n4,
     },
     shortcut: shortcut::run,

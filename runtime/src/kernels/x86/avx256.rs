@@ -7,6 +7,7 @@ use super::params::Channels;
 use super::simd::Simd;
 use super::tile::Kind;
 use super::{conv, dense, depthwise, max_pool, shortcut};
+use crate::kernels::k8n16::BLOCK;
 use crate::kernels::{Backend, ConvCall, ConvKernel, Isa, MaxPoolCall, PoolCall, ShortcutCall, scalar};
 use crate::op::Layout;
 use core::arch::x86_64::*;
@@ -59,7 +60,14 @@ pub(super) struct Evex;
 pub(super) struct Avx2;
 
 const fn kernel<D: Dot>(name: &'static str, pixels: usize, run: unsafe fn(&mut ConvCall<'_>)) -> ConvKernel {
-    ConvKernel { name, tile: (pixels, 16), scratch_len: conv::scratch_len::<Wide256<D>>, splits: true, run }
+    ConvKernel {
+        name,
+        tile: (pixels, 16),
+        scratch_len: conv::scratch_len::<Wide256<D>>,
+        splits: true,
+        channel_step: BLOCK,
+        run,
+    }
 }
 
 pub(in crate::kernels) const AVX2: Backend = Backend {

@@ -4,7 +4,7 @@ use super::params::Channels;
 use super::simd::Simd;
 use super::tile::{self, Kind, Tile, Width};
 use super::{conv, dense, depthwise, grouped, max_pool, shortcut, winograd};
-use crate::kernels::k8n16::{self, winograd::Plan};
+use crate::kernels::k8n16::{self, BLOCK, winograd::Plan};
 use crate::kernels::{Backend, ConvCall, ConvKernel, Isa, MaxPoolCall, PoolCall, ShortcutCall, scalar};
 use crate::op::Layout;
 use core::arch::x86_64::*;
@@ -20,6 +20,7 @@ pub(in crate::kernels) const BACKEND: Backend = Backend {
         tile: (16, 16),
         scratch_len: |shape| winograd::scratch_len(shape, Plan::that_pays),
         splits: true,
+        channel_step: BLOCK,
         run,
     },
     shortcut: run_shortcut,
@@ -45,6 +46,7 @@ pub(in crate::kernels) const WINOGRAD: Backend = Backend {
         tile: (16, 16),
         scratch_len: |shape| winograd::scratch_len(shape, Plan::new),
         splits: true,
+        channel_step: BLOCK,
         run: run_winograd,
     },
     ..BACKEND

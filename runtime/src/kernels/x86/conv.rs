@@ -6,7 +6,7 @@ use super::ring::{Ring, Rows};
 use super::simd::Simd;
 use super::tile::{FETCHED, Kind, MAX_KERNEL, Row, Tile};
 use super::{depthwise, grouped};
-use crate::kernels::k8n16::STEP;
+use crate::kernels::k8n16::{BLOCK, STEP};
 use crate::kernels::{ConvCall, Params, k8n16, params_len, scalar};
 use crate::op::{ConvShape, Layout};
 use core::ops::Range;
@@ -70,6 +70,7 @@ pub(super) fn is_complete(call: &ConvCall<'_>, scratch: usize) -> bool {
         && shape.in_c > 0
         && shape.in_c.is_multiple_of(shape.groups)
         && shape.out_c.is_multiple_of(shape.groups)
+        && (call.has_all_channels() || call.has_channels_in_steps_of(BLOCK))
         && call.input.len() >= shape.input_len()
         && call.weights.len() >= k8n16::weights_len(shape)
         && call.params.len() >= params_len(shape, Layout::K8N16)
@@ -129,17 +130,22 @@ pub(super) unsafe fn run<S: Simd>(call: &mut ConvCall<'_>) {
 unsafe fn run_checked<S: Simd>(call: &mut ConvCall<'_>, parts: &k8n16::Parts, ring: Ring, pre_shift: u8) {
     let conv = call.conv;
     let border = conv.border.map(|b| b ^ 0x80);
-    let (shape, rows, input) = piece(parts.shape, call);
+    // Only a layer of one part is cut along its channels.
+    let (whole, first) = (k8n16::part_weights_len(&parts.shape), call.channels.start);
+    let out_c = if parts.count == 1 { call.channels.len() as u16 } else { parts.shape.out_c };
+    let (shape, rows, input) = piece(ConvShape { out_c, ..parts.shape }, call);
+    let taste = Taste::of(&shape, whole);
     // The columns of a part's window do not follow each other in the input.
     let (long, connected) = (long_rows(shape), parts.count == 1 || shape.kernel == 1);
-    let in_place = connected && reads_in_place::<S>(&long, border);
+    let in_place = connected && reads_in_place::<S>(&long, taste, border);
     let (shape, rows) = if in_place && is_pointwise(&shape) { (long, 0..long.out_h()) } else { (shape, rows) };
     let blocks = k8n16::Blocks::of(shape.out_c);
-    let params = Params::new(call.params, parts.count * blocks.channels());
+    let params = Params::new(call.params, parts.count * k8n16::Blocks::of(parts.shape.out_c).channels());
 
+    let out = call.outputs().map(|plane| if plane.is_null() { plane } else { plane.wrapping_add(first) });
     let (table, slots) = Channels::split(call.scratch, parts.count * entries(blocks));
     for (n, table) in table.chunks_exact_mut(entries(blocks).max(1)).enumerate() {
-        fill_channels(table, &params.part(n * blocks.channels(), blocks.channels()), blocks, pre_shift);
+        fill_channels(table, &params.part(first + n * blocks.channels(), blocks.channels()), blocks, pre_shift);
     }
 
     let pixel = usize::from(conv.shape.in_c);
@@ -147,7 +153,7 @@ unsafe fn run_checked<S: Simd>(call: &mut ConvCall<'_>, parts: &k8n16::Parts, ri
         shape,
         blocks,
         parts: parts.count,
-        taste: Taste::of(&shape),
+        taste,
         row_steps: k8n16::row_steps(&shape),
         skip_rows: border == [0; 4],
         // Window columns of small pixels do not fall on steps.
@@ -159,13 +165,10 @@ unsafe fn run_checked<S: Simd>(call: &mut ConvCall<'_>, parts: &k8n16::Parts, ri
         rows,
         before: (call.rows.start, conv.shape.out_h()),
         steps: k8n16::steps(&shape),
-        part_weights: k8n16::part_weights_len(&shape),
-        weights: call.weights,
+        part_weights: whole,
+        weights: &call.weights[first / BLOCK * k8n16::steps(&shape) * k8n16::BLOCK_STEP..],
         channels: table,
-        out: [
-            call.out_hi.as_mut_ptr(),
-            if call.out_lo.is_empty() { ptr::null_mut() } else { call.out_lo.as_mut_ptr() },
-        ],
+        out,
     };
     let mut row = Row {
         block_stride: layer.steps * k8n16::BLOCK_STEP,
@@ -220,12 +223,12 @@ fn piece<'a>(shape: ConvShape, call: &ConvCall<'a>) -> (ConvShape, Range<usize>,
 /// before what the last one does, which may be in the same tile. Tiles must end where the row does, because
 /// they compute all their pixels.
 #[inline(always)]
-fn reads_in_place<S: Simd>(shape: &ConvShape, border: [u8; 4]) -> bool {
+fn reads_in_place<S: Simd>(shape: &ConvShape, taste: Taste, border: [u8; 4]) -> bool {
     S::UNIT == STEP
         && usize::from(shape.in_c).is_multiple_of(STEP)
         && (shape.padding == 0
             || border == [0; 4] && shape.padding <= shape.stride && 2 * shape.padding <= shape.kernel)
-        && tiles_fit::<S>(k8n16::Blocks::of(shape.out_c), Taste::of(shape), shape.out_w())
+        && tiles_fit::<S>(k8n16::Blocks::of(shape.out_c), taste, shape.out_w())
 }
 
 /// Whether tiles for all blocks of channels end where a row of `pixels` does.

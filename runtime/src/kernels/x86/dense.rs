@@ -69,9 +69,9 @@ unsafe fn stream(call: &mut DenseCall<'_>, pairs: usize, row: usize, inverse_nor
         }
         let ahead = rows[0].0.wrapping_add(AHEAD);
         for first in (0..whole).step_by(LANES) {
-            // As many cache lines as are read here. A hint that faults nowhere, beyond the weights' end neither.
-            for line in 0..2 * ROWS * LANES / 64 {
-                _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(2 * ROWS * first + 64 * line).cast());
+            // A hint that faults nowhere, beyond the weights' end neither.
+            for r in 0..ROWS {
+                _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(r * row + 2 * first).cast());
             }
             // SAFETY: 16 outputs from `first` on have 64 bytes in `out`, and 32 in each row.
             unsafe {

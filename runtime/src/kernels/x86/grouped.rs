@@ -1,4 +1,4 @@
-//! 3x3 convolutions whose groups are a few fours of channels ([`k8n16::Grouped`]).
+//! 3x3 convolutions whose groups are a few fours of channels ([`Grouped`]).
 //!
 //! An accumulator's four inputs are picked from the pixel by its own lane, so a product instruction wastes nothing. A
 //! picked column serves all the pixels whose windows it lies in: with stride 1, three products for each permutation.
@@ -18,7 +18,6 @@ use crate::kernels::k8n16::Grouped;
 use crate::kernels::{ConvCall, Params};
 use crate::op::ConvShape;
 use core::ops::Range;
-use core::ptr;
 
 const KERNEL: usize = Grouped::KERNEL;
 /// Pixels of the widest tile of any unit.
@@ -46,12 +45,12 @@ pub(super) unsafe fn run<S: Simd>(call: &mut ConvCall<'_>, form: &Grouped) {
 unsafe fn run_checked<S: Simd>(call: &mut ConvCall<'_>, form: &Grouped, pre_shift: u8) {
     let (conv, shape) = (call.conv, call.conv.shape);
     let params = Params::new(call.params, 16 * form.blocks);
+    let out = call.outputs();
     let (table, slots) = Channels::split(call.scratch, form.blocks);
     fill_grouped(table, &params, form, pre_shift);
 
     let ring = Ring::of_pixels(&shape);
     let border = conv.border.map(|b| b ^ 0x80);
-    let lo = if call.out_lo.is_empty() { ptr::null_mut() } else { call.out_lo.as_mut_ptr() };
     let layer = Layer {
         shape,
         form,
@@ -60,7 +59,7 @@ unsafe fn run_checked<S: Simd>(call: &mut ConvCall<'_>, form: &Grouped, pre_shif
         distance: ring.distance,
         weights: call.weights,
         channels: table,
-        out: [call.out_hi.as_mut_ptr(), lo],
+        out,
     };
     let mut row = Row {
         quads: form.quads,

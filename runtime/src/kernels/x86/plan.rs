@@ -93,9 +93,10 @@ pub(super) struct Taste {
 const FAR: usize = 96 << 10;
 
 impl Taste {
+    /// What suits a shape with so many bytes of weights.
     #[inline(always)]
-    pub(super) fn of(shape: &ConvShape) -> Self {
-        Taste { lines: shape.kernel == 1, fetch: k8n16::part_weights_len(shape) >= FAR }
+    pub(super) fn of(shape: &ConvShape, weights: usize) -> Self {
+        Taste { lines: shape.kernel == 1, fetch: weights >= FAR }
     }
 }
 

@@ -21,6 +21,7 @@ pub const BACKEND: Backend = Backend {
         tile: (k4n2::PIXELS, 2),
         scratch_len: k4n2::scratch_len,
         splits: false,
+        channel_step: 0,
         run: conv::run,
     },
     shortcut: shortcut::run,

@@ -20,6 +20,7 @@ pub const BACKEND: Backend = Backend {
         tile: (3, 2),
         scratch_len: crate::kernels::ohwi_scratch_len,
         splits: false,
+        channel_step: 0,
         run: conv::run,
     },
     shortcut: shortcut::run,

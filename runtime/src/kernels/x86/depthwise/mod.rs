@@ -19,7 +19,6 @@ use crate::kernels::k8n16::{self, Blocks, Depthwise};
 use crate::kernels::{ConvCall, Params};
 use crate::op::ConvShape;
 use core::ops::Range;
-use core::ptr;
 
 const KERNEL: usize = Depthwise::KERNEL;
 /// Pixels of the widest tile of any unit.
@@ -49,19 +48,13 @@ pub(super) unsafe fn run<S: Simd>(call: &mut ConvCall<'_>, form: &Depthwise) {
 unsafe fn run_checked<S: Simd>(call: &mut ConvCall<'_>, form: &Depthwise, pre_shift: u8) {
     let (conv, shape) = (call.conv, call.conv.shape);
     let params = Params::new(call.params, 16 * form.blocks);
+    let out = call.outputs();
     let (table, slots) = Channels::split(call.scratch, form.blocks);
     fill_channels(table, &params, Blocks { full: form.blocks, tail: false }, pre_shift);
 
     let ring = Ring::of_pixels(&shape);
-    let lo = if call.out_lo.is_empty() { ptr::null_mut() } else { call.out_lo.as_mut_ptr() };
-    let layer = Layer {
-        shape,
-        rows: call.rows.clone(),
-        distance: ring.distance,
-        weights: call.weights,
-        channels: table,
-        out: [call.out_hi.as_mut_ptr(), lo],
-    };
+    let layer =
+        Layer { shape, rows: call.rows.clone(), distance: ring.distance, weights: call.weights, channels: table, out };
     let mut row = Row {
         row_count: KERNEL,
         pixel: ring.distance / usize::from(shape.stride),

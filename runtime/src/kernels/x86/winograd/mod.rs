@@ -15,8 +15,8 @@ mod weights;
 use super::avx512::Avx512;
 use super::conv::{is_complete, scratch_len as direct_scratch_len};
 use super::params::{Channels, fill_channels};
-use crate::kernels::k8n16::Blocks;
 use crate::kernels::k8n16::winograd::{FACTOR, Grid, PLACES, Plan, SHIFT};
+use crate::kernels::k8n16::{BLOCK, Blocks};
 use crate::kernels::{ConvCall, Params};
 use crate::op::ConvShape;
 use core::ops::Range;
@@ -59,9 +59,11 @@ pub(super) unsafe fn run(call: &mut ConvCall<'_>, choice: Choice) -> bool {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 unsafe fn run_checked(call: &mut ConvCall<'_>, plan: &Plan) {
     let shape = call.conv.shape;
-    let blocks = Blocks::of(shape.out_c);
+    let blocks = call.channels.start / BLOCK..call.channels.end.div_ceil(BLOCK);
+    let params = Params::new(call.params, BLOCK * plan.blocks).part(BLOCK * blocks.start, BLOCK * blocks.len());
+    let planes = call.outputs();
     let (table, rest) = Channels::split(call.scratch, plan.blocks);
-    fill_channels(table, &Params::new(call.params, blocks.channels()), blocks, SHIFT);
+    fill_channels(&mut table[blocks.clone()], &params, Blocks { full: blocks.len(), tail: false }, SHIFT);
     let (border, rest) = rest.split_at_mut(plan.border_len());
     for (to, from) in border.iter_mut().zip(call.conv.border.iter().cycle()) {
         *to = from ^ 0x80;
@@ -76,15 +78,15 @@ unsafe fn run_checked(call: &mut ConvCall<'_>, plan: &Plan) {
     let mut inputs =
         Inputs { plan, grid: &grid, shape: &shape, first_row: rows.start, input: call.input, border, to: inputs };
     let mut weights = Weights { plan, packed: call.weights, to: weights };
-    let mut outputs = Outputs::new(call.conv, plan, (&grid, rows.len()), [&mut *call.out_hi, &mut *call.out_lo]);
-    for first in (0..plan.blocks).step_by(plan.held) {
-        let held = first..plan.blocks.min(first + plan.held);
+    let mut outputs = Outputs::new(call.conv, plan, (&grid, rows.len()), planes);
+    for first in blocks.clone().step_by(plan.held) {
+        let held = first..blocks.end.min(first + plan.held);
         for block in held.clone() {
             // SAFETY: the instruction set is there; slices are as long as the plan says, and there is such a block.
             unsafe { weights.transform(block, block - first) };
         }
         for batch in groups(0..tiles, plan.batch) {
-            if first == 0 || tiles > plan.batch {
+            if first == blocks.start || tiles > plan.batch {
                 // SAFETY: likewise; there are such tiles, a batch of them at most.
                 unsafe { inputs.transform(batch.clone()) };
             }

@@ -26,10 +26,9 @@ pub(super) struct Outputs<'a> {
 }
 
 impl<'a> Outputs<'a> {
-    pub(super) fn new(conv: &Conv, plan: &Plan, (grid, rows): (&'a Grid, usize), [hi, lo]: [&mut [u8]; 2]) -> Self {
+    pub(super) fn new(conv: &Conv, plan: &Plan, (grid, rows): (&'a Grid, usize), planes: [*mut u8; 2]) -> Self {
         // The transform has moved accumulators already.
         let row = Row::new(conv, (0, usize::from(conv.shape.out_c)), 0);
-        let planes = [hi.as_mut_ptr(), if lo.is_empty() { ptr::null_mut() } else { lo.as_mut_ptr() }];
         Outputs { grid, size: (rows, conv.shape.out_w()), row, pitch: plan.product_pitch(), planes }
     }
 
