@@ -93,6 +93,11 @@ impl Net {
         self.level = None;
     }
 
+    /// Whether it computes with candle's own operations.
+    pub fn has_plain_ops(&self) -> bool {
+        self.level.is_none()
+    }
+
     /// Computes with rounded weights and activations from now on, by fixed running statistics: see [`super::qat`].
     /// `None` ends that.
     ///
