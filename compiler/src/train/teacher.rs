@@ -106,9 +106,8 @@ fn agree(got: &loss::Teacher, expected: &loss::Teacher) -> Result<()> {
         ensure!(got.dims() == expected.dims(), "expert {index} has logits of {:?}", got.dims());
         let (got, expected): (Vec<f32>, Vec<f32>) = (got.flatten_all()?.to_vec1()?, expected.flatten_all()?.to_vec1()?);
         let largest = expected.iter().fold(f32::MIN_POSITIVE, |most, value| most.max(value.abs()));
-        let worst = got.iter().zip(&expected).map(|(got, expected)| (got - expected).abs());
         // Also where one of them is no number.
-        let near = worst.fold(true, |near, difference| near && difference <= TOLERANCE * largest);
+        let near = got.iter().zip(&expected).all(|(got, expected)| (got - expected).abs() <= TOLERANCE * largest);
         ensure!(near, "expert {index} says something else there");
     }
     Ok(())
