@@ -7,9 +7,11 @@
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 use ride_calibrate::data::DataSet;
+use ride_calibrate::preprocess::Preprocess;
 use ride_calibrate::sampling::SplitMix64;
 use serde::{Deserialize, Serialize};
 
@@ -120,4 +122,15 @@ impl Source<'_> {
         let labels = images.iter().map(|&index| self.data.label(index)).collect();
         Ok(Batch { position, pixels: examples.concat(), labels })
     }
+}
+
+/// Pixels as a network sees them: `[N, H, W, 3]`, `(pixel / 255 - mean) / std`.
+pub(super) fn normalised(pixels: &[u8], preprocess: &Preprocess, device: &Device) -> Result<Tensor> {
+    let Preprocess { input, mean, std, .. } = preprocess;
+    ensure!(input.channels == 3 && mean.len() == 3 && std.len() == 3, "networks of this family see three channels");
+    let table: [[f32; 256]; 3] =
+        std::array::from_fn(|c| std::array::from_fn(|value| (value as f32 / 255.0 - mean[c]) / std[c]));
+    let values: Vec<f32> = pixels.iter().enumerate().map(|(at, &value)| table[at % 3][value as usize]).collect();
+    let images = pixels.len() / input.bytes();
+    Ok(Tensor::from_vec(values, (images, input.height, input.width, 3), device)?)
 }

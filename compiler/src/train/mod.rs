@@ -30,6 +30,7 @@ mod gpu;
 #[path = "no_gpu.rs"]
 mod gpu;
 mod ops;
+mod probe;
 
 #[cfg(test)]
 mod tests;

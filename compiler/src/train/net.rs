@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use anyhow::{Context, Result, ensure};
 use candle_core::backprop::GradStore;
-use candle_core::{Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
 
 use super::engine::Engine;
 use super::ops::plain;
@@ -58,7 +58,7 @@ pub struct Step {
     pub loss: f32,
     /// What the network computed, detached.
     pub outputs: Outputs,
-    /// One for each of [`Net::parameters`], in their order.
+    /// One for each of [`Net::parameters`], in their order, detached.
     pub gradients: Vec<Tensor>,
 }
 
@@ -91,6 +91,11 @@ impl Net {
     /// Computes with candle's own operations from now on, as on other devices than CPUs: slower there.
     pub fn use_plain_ops(&mut self) {
         self.level = None;
+    }
+
+    /// Whether it computes with candle's own operations.
+    pub fn has_plain_ops(&self) -> bool {
+        self.level.is_none()
     }
 
     /// Computes with rounded weights and activations from now on, by fixed running statistics: see [`super::qat`].
@@ -235,13 +240,26 @@ impl Net {
         let outputs = self.plain(images, Mode::Train)?;
         let loss = loss(&outputs)?;
         let gradients = self.gradients_in(&loss.backward()?)?;
+        let loss = (loss.detach() + self.not_finite(&gradients)?)?;
         Ok(Step { loss: loss.to_scalar::<f32>()?, outputs: outputs.detach(), gradients })
     }
 
-    /// Gradients of all parameters, zeros where the loss does not depend on them.
+    /// Zero, or not a number where the network's values are none: candle's ReLU makes zeros of those, so that they may not
+    /// reach the loss. In the other direction nothing stops them on their way to the first layers.
+    fn not_finite(&self, gradients: &[Tensor]) -> Result<Tensor> {
+        let mut sum = Tensor::zeros((), DType::F32, self.device())?;
+        for first in self.plan.parts().filter_map(|part| part.convolutions().next()) {
+            let gradient = &gradients[self.params.position(&format!("{}.weight", first.conv))?];
+            sum = (sum + (gradient.sum_all()? * 0.0)?)?;
+        }
+        Ok(sum)
+    }
+
+    /// Gradients of all parameters, zeros where the loss does not depend on them. candle's are made of tracked tensors and
+    /// remember them: each would keep all activations of its step.
     pub(super) fn gradients_in(&self, store: &GradStore) -> Result<Vec<Tensor>> {
         let gradient = |named: &Named| match store.get(&named.var) {
-            Some(gradient) => Ok(gradient.clone()),
+            Some(gradient) => Ok(gradient.detach()),
             None => named.var.zeros_like(),
         };
         Ok(self.parameters().iter().map(gradient).collect::<candle_core::Result<_>>()?)

@@ -61,7 +61,9 @@ impl Sgd {
         let Settings { momentum, nesterov, weight_decay } = self.settings;
         for ((named, gradient), velocity) in parameters.iter().zip(gradients).zip(&mut self.velocity) {
             let value = named.var.as_detached_tensor();
-            let gradient = if weight_decay == 0.0 { gradient.clone() } else { (gradient + (&value * weight_decay)?)? };
+            // A velocity that remembered what it was made of would keep every step before.
+            let gradient = gradient.detach();
+            let gradient = if weight_decay == 0.0 { gradient } else { (gradient + (&value * weight_decay)?)? };
             *velocity = ((&*velocity * momentum)? + &gradient)?;
             let direction = if nesterov { (gradient + (&*velocity * momentum)?)? } else { velocity.clone() };
             named.var.set(&(value - (direction * rate)?)?).with_context(|| format!("cannot change {}", named.name))?;
@@ -139,6 +141,19 @@ mod tests {
             for (ours, theirs) in trained(settings).into_iter().zip(expected) {
                 assert!((ours - theirs).abs() <= 2e-7 * theirs.abs().max(1.0), "{settings:?}: {ours} {theirs}");
             }
+        }
+    }
+
+    #[test]
+    fn velocities_keep_nothing_of_the_steps_before() {
+        for settings in [Settings::default(), Settings { weight_decay: 0.0, nesterov: false, momentum: 0.5 }] {
+            let parameters = parameter(&[1.0, -0.5, 0.25]);
+            let mut sgd = Sgd::new(settings, &parameters).unwrap();
+            // As candle's own backward pass gives it.
+            let tracked = parameters[0].var.sqr().unwrap();
+            assert!(tracked.track_op());
+            sgd.step(&parameters, &[tracked], 0.1).unwrap();
+            assert!(sgd.velocity.iter().all(|velocity| !velocity.track_op()));
         }
     }
 

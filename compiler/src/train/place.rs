@@ -6,6 +6,7 @@ use candle_core::Device;
 use super::gpu;
 use super::net::Net;
 use super::plan::Plan;
+use super::probe;
 
 /// A device, and whose operations it runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,13 +26,14 @@ impl Place {
     /// An untrained network there, and what there is to say about the choice.
     ///
     /// # Errors
-    /// If there is no such device, or it has no memory for the network.
+    /// If there is no such device, it does not compute what it should, or it has no memory for the network.
     pub fn net(self, plan: Plan, seed: u64) -> Result<(Net, Option<String>)> {
         let (device, note) = match self {
-            Place::Cpu | Place::Composed => (Device::Cpu, None),
-            Place::Cuda => (gpu::open().context("--device cuda")?, None),
+            Place::Cpu => (Device::Cpu, None),
+            Place::Composed => (checked(Device::Cpu).context("--device composed")?, None),
+            Place::Cuda => (gpu::open().and_then(checked).context("--device cuda")?, None),
             Place::Auto if !gpu::BUILT => (Device::Cpu, None),
-            Place::Auto => match gpu::open() {
+            Place::Auto => match gpu::open().and_then(checked) {
                 Ok(device) => (device, Some("training on the GPU".to_owned())),
                 Err(error) => (Device::Cpu, Some(format!("training on the CPU: {error:#}"))),
             },
@@ -42,4 +44,10 @@ impl Place {
         }
         Ok((net, note))
     }
+}
+
+/// The device, if its operations come to what they should.
+fn checked(device: Device) -> Result<Device> {
+    probe::check(&device).context("trying the device on a small network")?;
+    Ok(device)
 }

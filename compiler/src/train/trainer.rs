@@ -6,13 +6,11 @@
 use std::sync::mpsc::Receiver;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail, ensure};
-use candle_core::{Device, Tensor};
+use anyhow::{Context, Result, bail};
 use ride_calibrate::data::DataSet;
-use ride_calibrate::preprocess::Preprocess;
 use serde::Serialize;
 
-use super::batches::{Batch, Position, Source};
+use super::batches::{Batch, Position, Source, normalised};
 use super::evaluate;
 use super::folder::Folder;
 use super::loss::{self, RideLoss};
@@ -302,15 +300,4 @@ impl<'a> Trainer<'a> {
     fn save(&self) -> Result<()> {
         self.state()?.write(&self.folder.state())
     }
-}
-
-/// Pixels as the network sees them: `[N, H, W, 3]`, `(pixel / 255 - mean) / std`.
-fn normalised(pixels: &[u8], preprocess: &Preprocess, device: &Device) -> Result<Tensor> {
-    let Preprocess { input, mean, std, .. } = preprocess;
-    ensure!(input.channels == 3 && mean.len() == 3 && std.len() == 3, "networks of this family see three channels");
-    let table: [[f32; 256]; 3] =
-        std::array::from_fn(|c| std::array::from_fn(|value| (value as f32 / 255.0 - mean[c]) / std[c]));
-    let values: Vec<f32> = pixels.iter().enumerate().map(|(at, &value)| table[at % 3][value as usize]).collect();
-    let images = pixels.len() / input.bytes();
-    Ok(Tensor::from_vec(values, (images, input.height, input.width, 3), device)?)
 }

@@ -41,7 +41,7 @@ fn start(args: &DistillArgs, ui: &mut Ui) -> Result<()> {
     let val = args.data.val.as_deref().map(|path| Files::at(path).open(Split::Test, &preprocess)).transpose()?;
     let mut settings = setup::settings(args, config, &preprocess, &data, net.plan())?;
     setup::check_val(val.as_ref(), &net)?;
-    let teacher = setup::teacher(master.as_ref(), &settings, &net, &preprocess)?;
+    let teacher = setup::teacher(master.as_ref(), &settings, &net, &preprocess, ui)?;
     let network = evaluate::imported(&settings.config, &net)?;
     let cost = Cost::of(&network, master.as_ref().map(|master| &master.imported.network), &net);
     if args.qat {
@@ -83,7 +83,7 @@ fn resume(args: &DistillArgs, ui: &mut Ui) -> Result<()> {
     let place = args.training.place(settings.quantization.is_some());
     let net = setup::net(&settings.config, place, settings.seed, ui)?;
     let master = settings.inputs.teacher.as_deref().map(|path| Master::open(path, ui)).transpose()?;
-    let teacher = setup::teacher(master.as_ref(), settings, &net, &preprocess)?;
+    let teacher = setup::teacher(master.as_ref(), settings, &net, &preprocess, ui)?;
     let val = settings.inputs.validation.as_deref();
     let val = val.map(|path| Files::at(path).open(Split::Test, &preprocess)).transpose()?;
     setup::check_val(val.as_ref(), &net)?;

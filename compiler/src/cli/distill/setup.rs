@@ -49,6 +49,16 @@ impl Master {
         imported.warnings.iter().for_each(|warning| ui.warn(warning));
         Ok(Self { source, imported })
     }
+
+    /// The network where a student is, in candle's operations.
+    fn beside(&self, student: &Net) -> Result<Net> {
+        let (checkpoint, table) = self.source.checkpoint().context("it is ONNX")?;
+        let plan = import::plan(&checkpoint.config, &table, &checkpoint.tensors)?;
+        let mut net = Net::new(plan, student.device(), 0)?;
+        net.use_plain_ops();
+        net.load_all(&checkpoint.tensors)?;
+        Ok(net)
+    }
 }
 
 /// A network that is to be trained.
@@ -112,18 +122,25 @@ pub(super) fn net(config: &Value, place: Place, seed: u64, ui: &Ui) -> Result<Ne
     Ok(net)
 }
 
-/// The teacher, if it is listened to.
+/// The teacher, if it is listened to: where the student is if it computes with candle's operations, as on GPUs.
 pub(super) fn teacher(
     master: Option<&Master>,
     settings: &Settings,
     net: &Net,
     preprocess: &Preprocess,
+    ui: &Ui,
 ) -> Result<Option<Teacher>> {
     let Some(master) = master.filter(|_| settings.distillation.is_some()) else { return Ok(None) };
-    let teacher = Teacher::new(&master.imported.network)?;
+    let mut teacher = Teacher::new(&master.imported.network)?;
     let size = preprocess.input;
     let input = Shape { height: size.height, width: size.width, channels: size.channels };
     teacher.check(input, net.plan().classes)?;
+    if net.has_plain_ops() {
+        let moved = master.beside(net).and_then(|net| teacher.run_on_device(net, &master.imported.preprocess));
+        if let Err(error) = moved {
+            ui.note(format_args!("the teacher runs on the CPU, which may be slower than the training: {error:#}"));
+        }
+    }
     Ok(Some(teacher))
 }
 

@@ -5,6 +5,7 @@ mod finite;
 mod net;
 mod qat;
 mod step;
+mod teacher;
 
 /// Numbers between -1 and 1 that a seed decides.
 fn noise(seed: u64, len: usize) -> Vec<f32> {

@@ -179,6 +179,25 @@ fn what_is_not_a_number_shows_in_the_loss() {
     values[5] = f32::NAN;
     var.set(&Tensor::from_vec(values, var.dims(), &Device::Cpu).unwrap()).unwrap();
     assert!(net.step(&images(4, [8, 8]), probe).unwrap().loss.is_nan());
+    net.use_plain_ops();
+    assert!(net.step(&images(4, [8, 8]), probe).unwrap().loss.is_nan());
+}
+
+#[test]
+fn a_step_leaves_nothing_of_its_graph() {
+    let args = json!({"num_classes": 7, "num_experts": 2, "use_norm": true, "layer1_blocks": 1, "layer2_blocks": 1,
+        "layer3_blocks": 1});
+    let mut net = Net::new(plan("ResNet32Model", args), &Device::Cpu, 1).unwrap();
+    for plain in [false, true] {
+        if plain {
+            net.use_plain_ops();
+        }
+        let step = net.step(&images(4, [8, 8]), probe).unwrap();
+        let outputs = step.outputs.logits.iter().chain(&step.outputs.features);
+        for tensor in step.gradients.iter().chain(outputs) {
+            assert!(!tensor.track_op(), "plain: {plain}");
+        }
+    }
 }
 
 #[test]
