@@ -8,7 +8,8 @@ use ride_compiler::reference::{Executor, Forward, Image, Policy, Scratch};
 use ride_runtime::op::Criterion;
 
 use crate::CLASSES;
-use crate::material::{describe, error, golden, import, relative, ten, uniform, write_checkpoint};
+use crate::material::{describe, error, golden, import, relative, ten, write_checkpoint};
+use crate::seeded::uniform;
 
 fn forward(imported: &Imported, side: usize) -> Forward {
     let image: Vec<f32> = uniform("image", side * side * 3).into_iter().map(|u| u as f32).collect();

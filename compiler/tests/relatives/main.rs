@@ -9,5 +9,7 @@ mod material;
 mod misfits;
 #[path = "../npz/mod.rs"]
 mod npz;
+#[path = "../seeded/mod.rs"]
+mod seeded;
 
 const CLASSES: usize = 10;

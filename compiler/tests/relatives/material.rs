@@ -12,6 +12,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::seeded::uniform;
+
 /// A model of `golden.json`.
 #[derive(Deserialize)]
 pub(crate) struct Golden {
@@ -32,20 +34,6 @@ pub(crate) fn golden(name: &str) -> Golden {
     let text = fs::read_to_string(root().join("tests/data/relatives/golden.json")).unwrap();
     let mut all: BTreeMap<String, Golden> = serde_json::from_str(&text).unwrap();
     all.remove(name).unwrap()
-}
-
-/// Numbers in -1..1 that depend on the name: `SplitMix64` of its FNV-1a hash.
-pub(crate) fn uniform(name: &str, count: usize) -> Vec<f64> {
-    let hash = |seed: u64, byte: u8| (seed ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-    let seed = name.bytes().fold(0xcbf2_9ce4_8422_2325, hash);
-    let number = |index: u64| {
-        let mut x = seed.wrapping_add(index.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        x ^= x >> 31;
-        (x >> 40) as f64 / f64::from(1 << 23) - 1.0
-    };
-    (1..=count as u64).map(number).collect()
 }
 
 /// A parameter, as `make.py` makes it up.
