@@ -61,6 +61,9 @@ pub struct Report {
     pub combiner: String,
     /// What routers decide by, on both sides; none without routers.
     pub routers: Vec<String>,
+    /// How far each router's score is from the float model's, as root mean square over the images that have one on both
+    /// sides, in the score's own units: those of the threshold. Every image is judged by every router here.
+    pub score_errors: Vec<Option<f64>>,
 }
 
 /// Results with a fixed number of experts.
@@ -159,6 +162,8 @@ struct Record {
     int8: Outcome,
     /// Classes and logits of both sides with 1, 2, ... experts.
     fixed: Vec<FixedRecord>,
+    /// Difference of each router's scores; not a number where a side has none.
+    scores: Vec<f64>,
     /// One for each operation; empty where layers were not compared.
     layers: Vec<Sqnr>,
 }
@@ -226,7 +231,8 @@ impl Job<'_> {
         let groups = ClassGroups::new(counts.unwrap_or_default().to_vec());
         let mut float = Score::new(groups.clone(), experts);
         let mut int8 = Score::new(groups, experts);
-        let mut agreement = Agreement::new(if self.model.routed() { experts - 1 } else { 0 });
+        let routers = if self.model.routed() { experts - 1 } else { 0 };
+        let mut agreement = Agreement::new(routers);
         let mut fixed = vec![FixedSum::default(); experts];
         let mut layers = vec![Sqnr::default(); layer_names(self.model).len()];
         for record in records {
@@ -247,6 +253,7 @@ impl Job<'_> {
             repacked: false,
             combiner: crate::inspect::combiner(self.model),
             routers: crate::inspect::rules(self.model),
+            score_errors: (0..routers).map(|n| score_error(records, n)).collect(),
             routed: VerifyReport {
                 images: records.len() as u64,
                 float,
@@ -257,6 +264,13 @@ impl Job<'_> {
             },
         }
     }
+}
+
+/// Root mean square of the differences of router `n`'s scores.
+fn score_error(records: &[Record], n: usize) -> Option<f64> {
+    let squares = records.iter().filter_map(|r| r.scores.get(n).map(|d| d * d).filter(|square| square.is_finite()));
+    let (count, sum) = squares.fold((0u32, 0.0), |(count, sum), square| (count + 1, sum + square));
+    (count > 0).then(|| (sum / f64::from(count)).sqrt())
 }
 
 /// Change of the mean number of experts in percent.
@@ -296,10 +310,12 @@ impl FixedSum {
 /// Runs all experts step by step: the first stop that a router asks for is the routed result.
 fn run_int8(session: &mut Session<'_, '_>, pixels: &[u8], float: &Forward, label: usize) -> Result<Record> {
     session.start(pixels)?;
-    let (mut routed, mut fixed) = (None, Vec::new());
+    let (mut routed, mut fixed, mut scores) = (None, Vec::new(), Vec::new());
     for n in 1..=session.model().experts() {
         let progress = session.step()?;
         let outcome = session.outcome()?;
+        let both = progress.score.zip(float.scores.get(n - 1));
+        scores.extend(both.map(|(int8, float)| f64::from(int8) - f64::from(*float)));
         if !progress.proceed && routed.is_none() {
             routed = Some(Outcome { class: outcome.class, experts: n });
         }
@@ -314,6 +330,7 @@ fn run_int8(session: &mut Session<'_, '_>, pixels: &[u8], float: &Forward, label
         float: Outcome { class: fixed[used - 1].float, experts: used },
         int8: routed.context("the last expert does not end the sample")?,
         fixed,
+        scores,
         layers: Vec::new(),
     })
 }

@@ -161,16 +161,30 @@ fn run_step(cx: Context<'_, '_>, part: &Part<'_>, step: &Step, arena: &mut [u8])
             unsafe { (backend.pool)(&mut call) }
         }
         Op::Head(head) => {
+            let results = s.scratch.get_mut(..head.scratch_len())?;
             let mut call = DenseCall {
                 dense: &head.dense,
                 feature: s.in_hi,
                 weights: part.constants(head.dense.weights),
                 params: part.constants(head.dense.params),
-                out: s.out_hi,
+                out: if head.fine { &mut *results } else { &mut *s.out_hi },
             };
             // SAFETY: a session holds a backend only if `Isa::available` said yes.
             unsafe { (backend.dense)(&mut call) }
+            if head.fine {
+                add_halves(results, s.out_hi)?;
+            }
         }
+    }
+    Some(())
+}
+
+/// The results of a fine head's first rows plus those of its second.
+fn add_halves(results: &[u8], out: &mut [u8]) -> Option<()> {
+    let (first, second) = results.split_at_checked(out.len())?;
+    let both = first.as_chunks().0.iter().zip(second.as_chunks().0);
+    for (out, (a, b)) in out.as_chunks_mut().0.iter_mut().zip(both) {
+        *out = (f32::from_le_bytes(*a) + f32::from_le_bytes(*b)).to_le_bytes();
     }
     Some(())
 }

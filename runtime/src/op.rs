@@ -5,7 +5,7 @@
 //!
 //! * [`Head`] and the hidden layer of a router: `out[j] = ((dot[j] as f32) * factor[j]) * inverse_norm + bias[j]`,
 //!   where `dot` is the exact int32 product of int8 weights and int16 features and `inverse_norm` is 1 for a head that
-//!   does not normalise.
+//!   does not normalise. A fine head has two rows for each class: its logit is the first row's `out` plus the second's.
 //! * Combiner: `sum[j] = sum[j] + logits[j]`, then `mean[j] = sum[j] / divisor`, where `divisor` belongs to the expert
 //!   that ran last: the number of experts for a plain mean. (Weights of experts are folded into their logits.)
 //! * Expert assignment ([`Assignment`]): `z = fc_bias`; for each of the `top_k` largest mean logits in descending order
@@ -395,12 +395,27 @@ pub struct Dense {
 pub struct Head {
     /// The layer.
     pub dense: Dense,
+    /// Whether weights have 16 bits, as two rows of int8 for each class: `dense` computes one for every class, and then
+    /// one of what those leave of the weights for every class; the two are added.
+    pub fine: bool,
     /// The feature in the arena.
     pub source: u32,
     /// Logits (f32) in the arena.
     pub out: u32,
     /// What the sum of logits is divided by when this expert is the last one that ran.
     pub divisor: f32,
+}
+
+impl Head {
+    /// Number of logits.
+    pub fn classes(&self) -> usize {
+        usize::from(self.dense.outputs) / if self.fine { 2 } else { 1 }
+    }
+
+    /// Bytes of scratch memory: a fine head keeps the results of all rows there.
+    pub fn scratch_len(&self) -> usize {
+        if self.fine { 4 * usize::from(self.dense.outputs) } else { 0 }
+    }
 }
 
 /// Copies the image into the arena, for experts that have no stem in common.
@@ -553,7 +568,7 @@ impl Op {
             Op::Shortcut(s) => planes(s.out, s.output_len()),
             Op::MaxPool(m) => planes(m.out, m.output_len()),
             Op::Pool(p) => [Some((p.out as usize, p.output_len())), None],
-            Op::Head(h) => [Some((h.out as usize, 4 * usize::from(h.dense.outputs))), None],
+            Op::Head(h) => [Some((h.out as usize, 4 * h.classes())), None],
         }
     }
 

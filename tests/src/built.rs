@@ -9,7 +9,7 @@ use ride_calibrate::observer::Observer;
 use ride_calibrate::table::CalibrationTable;
 use ride_compiler::calibration::{self, Settings};
 use ride_compiler::import::{self, ImportOptions, Imported};
-use ride_compiler::lower::{self, ClassInfo, Request};
+use ride_compiler::lower::{self, ClassInfo, Fine, Request};
 use ride_compiler::memory::AlignedBytes;
 use ride_compiler::network::Network;
 use ride_compiler::{checkpoint, reference};
@@ -48,12 +48,23 @@ pub fn compile(network: &Network, table: &CalibrationTable, target: &str, residu
 pub fn compile_for(
     network: &Network,
     table: &CalibrationTable,
-    (target, residual_bits): (&str, u8),
+    target: (&str, u8),
     classes: &ClassInfo,
 ) -> Result<AlignedBytes> {
+    with_request(network, table, target, classes, |request| Ok(AlignedBytes::copy_of(&lower::compile(request)?)))
+}
+
+/// Hands a request for an ordinary artifact to `run`.
+fn with_request<T>(
+    network: &Network,
+    table: &CalibrationTable,
+    (target, residual_bits): (&str, u8),
+    classes: &ClassInfo,
+    run: impl FnOnce(&Request<'_>) -> Result<T>,
+) -> Result<T> {
     let target = ride_targets::find(target)?;
     let fingerprint = calibration::fingerprint(network);
-    let request = Request {
+    run(&Request {
         network,
         table,
         target: &target,
@@ -61,9 +72,8 @@ pub fn compile_for(
         classes,
         resize_short: None,
         fingerprint: &fingerprint,
-        fine: lower::NO_FINE_READS,
-    };
-    Ok(AlignedBytes::copy_of(&lower::compile(&request)?))
+        fine: Fine::NONE,
+    })
 }
 
 /// Compiles the network of a recipe.
@@ -77,27 +87,23 @@ pub fn synthetic(recipe: &Recipe, target: &str, residual_bits: u8) -> AlignedByt
         .unwrap_or_else(|e| panic!("{recipe:?} cannot be compiled for {target}, {residual_bits} bits: {e:#}"))
 }
 
-/// Compiles `network` so that every convolution that can reads all 16 bits of its input; also how many do.
+/// Compiles `network` so that every convolution that can reads all 16 bits of its input, and where asked for `heads` have
+/// weights of 16 bits; also how many convolutions do.
 ///
 /// # Errors
 /// As [`lower::compile`].
-pub fn compile_fine(network: &Network, table: &CalibrationTable, target: &str) -> Result<(AlignedBytes, usize)> {
-    let target = ride_targets::find(target)?;
-    let fingerprint = calibration::fingerprint(network);
-    let request = Request {
-        network,
-        table,
-        target: &target,
-        residual_bits: 16,
-        classes: &ClassInfo::default(),
-        resize_short: None,
-        fingerprint: &fingerprint,
-        fine: lower::NO_FINE_READS,
-    };
-    let (sites, _) = lower::reads::fine_sites(&request)?;
-    let fine = sites.into_iter().map(|site| site.name).collect::<lower::FineReads>();
-    let bytes = lower::compile(&Request { fine: &fine, ..request })?;
-    Ok((AlignedBytes::copy_of(&bytes), fine.len()))
+pub fn compile_fine(
+    network: &Network,
+    table: &CalibrationTable,
+    target: &str,
+    heads: bool,
+) -> Result<(AlignedBytes, usize)> {
+    with_request(network, table, (target, 16), &ClassInfo::default(), |request| {
+        let (sites, _) = lower::reads::fine_sites(request)?;
+        let fine = Fine { reads: sites.into_iter().map(|site| site.name).collect(), heads };
+        let bytes = lower::compile(&Request { fine: &fine, ..*request })?;
+        Ok((AlignedBytes::copy_of(&bytes), fine.reads.len()))
+    })
 }
 
 /// One target for each weight layout.

@@ -247,7 +247,11 @@ impl Machine<'_, '_> {
 
     fn head(&mut self, h: &Head) -> Result<Vec<u8>> {
         let feature = self.feature.as_ref().context("a classifier before the pooling")?;
-        let logits = dense(self.model, self.part, &h.dense, feature)?;
+        let mut logits = dense(self.model, self.part, &h.dense, feature)?;
+        if h.fine {
+            let rest = logits.split_off(logits.len() / 2);
+            logits.iter_mut().zip(rest).for_each(|(logit, rest)| *logit += rest);
+        }
         let bytes = logits.iter().flat_map(|v| v.to_le_bytes()).collect();
         self.logits = Some(logits);
         self.divisor = h.divisor;

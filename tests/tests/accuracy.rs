@@ -56,7 +56,7 @@ fn int8_keeps_the_float_models_accuracy_and_refinement_helps() {
         classes: &classes,
         resize_short: None,
         fingerprint: &fingerprint,
-        fine: lower::NO_FINE_READS,
+        fine: lower::Fine::NONE,
     };
     let indices = calibration::choose(train.labels(), &Settings { images: REFINE_IMAGES, ..settings });
     let images = Images { indices: &indices, pixels: &|index| train.pixels(index) };

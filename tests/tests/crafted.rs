@@ -142,6 +142,14 @@ fn head(step: &mut Step) -> &mut ride_runtime::op::Head {
     }
 }
 
+/// Makes it one of 16-bit weights with so many rows.
+fn fine(head: &mut ride_runtime::op::Head, rows: u16) {
+    (head.fine, head.dense.outputs) = (true, rows);
+}
+
+/// Classes of the smallest artifact.
+const CLASSES: u16 = 5;
+
 const BEYOND: &str = "constants reach beyond the section";
 const OUTSIDE: &str = "an activation does not lie in the arena";
 
@@ -293,6 +301,9 @@ fn impossible_shortcuts_poolings_and_classifiers_are_refused() {
         flaw("feature elsewhere", (EXPERT0, "pool"), |s| pool(s).out ^= 4, "feature is not where"),
         flaw("logits elsewhere", (EXPERT1, "head"), |s| head(s).out = u32::MAX, "does not connect"),
         flaw("feature elsewhere", (EXPERT1, "head"), |s| head(s).source = 1, "does not connect"),
+        flaw("one row for two classes", (EXPERT1, "head"), |s| head(s).fine = true, "number of classes"),
+        flaw("half a row", (EXPERT1, "head"), |s| fine(head(s), 2 * CLASSES + 1), "number of classes"),
+        flaw("rows without weights", (EXPERT1, "head"), |s| fine(head(s), 2 * CLASSES), "wrong length|scratch|beyond"),
         flaw("a class less", (EXPERT1, "head"), |s| head(s).dense.outputs -= 1, "number of classes"),
         flaw("other features", (EXPERT1, "head"), |s| head(s).dense.features += 1, "fit the feature"),
         flaw("weights cut off", (EXPERT1, "head"), |s| head(s).dense.weights.len -= 1, "wrong length"),
@@ -344,6 +355,13 @@ fn impossible_parameters_are_refused() {
     assert_invalid("a border of its own for channel 2 of 16", &bytes, "expert", "border differs");
 }
 
+/// The smallest artifact with everything that has 16 bits.
+fn fine_forge(target: &str) -> Forge {
+    let network = Recipe::tiny().network();
+    let artifact = built::table(&network).and_then(|table| built::compile_fine(&network, &table, target, true));
+    Forge::of(&artifact.expect("an artifact").0)
+}
+
 #[test]
 fn impossible_routers_names_classes_and_vectors_are_refused() {
     for target in TARGETS {
@@ -372,6 +390,8 @@ fn impossible_routers_names_classes_and_vectors_are_refused() {
         assert_invalid("a cut router", &short.bytes(), "router", "too short");
         let no_scratch = forge.clone().put(MODEL, model::SCRATCH_LEN, &[4, 0, 0, 0]);
         assert_invalid("scratch", &no_scratch.bytes(), "router", "scratch memory is too small");
+        let no_scratch = fine_forge(target).put(MODEL, model::SCRATCH_LEN, &[4, 0, 0, 0]);
+        assert_invalid("scratch", &no_scratch.bytes(), "expert", "scratch memory is too small");
     }
     let forge = Forge::of(&tiny("portable"));
     // Five classes: 20 bytes of training counts, then the names.

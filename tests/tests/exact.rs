@@ -102,14 +102,14 @@ fn synthetic_networks_give_the_same_bits_everywhere() {
     }
 }
 
-/// Convolutions that read low bytes as well, in every layout.
+/// Convolutions that read low bytes as well, and classifiers with weights of 16 bits, in every layout.
 #[test]
-fn reads_of_16_bits_give_the_same_bits_everywhere() {
+fn what_has_16_bits_gives_the_same_bits_everywhere() {
     let mut reads = 0;
     for (name, recipe) in Recipe::all() {
         let network = recipe.network();
         let table = built::table(&network).expect("a table");
-        let artifacts = TARGETS.map(|target| built::compile_fine(&network, &table, target).expect("an artifact"));
+        let artifacts = TARGETS.map(|target| built::compile_fine(&network, &table, target, true).expect("an artifact"));
         reads += artifacts[0].1;
         let models = artifacts.each_ref().map(|(bytes, _)| parse(bytes));
         for seed in 0..6 {

@@ -74,8 +74,13 @@ fn run(model: Model<'_>, pixels: &[u8]) -> [(Answer, Recorder); 2] {
 #[test]
 fn packed_anew_is_as_built_for_the_other_target() {
     for (name, recipe) in recipes() {
-        for bits in [8, 16] {
-            let built = TARGETS.map(|target| built::synthetic(&recipe, target, bits));
+        let network = recipe.network();
+        let table = built::table(&network).expect("a table");
+        let plain = |target, bits| built::compile(&network, &table, target, bits).expect("an artifact");
+        let fine = |target| built::compile_fine(&network, &table, target, true).expect("an artifact").0;
+        let narrow = TARGETS.map(|target| plain(target, 8));
+        let wide = TARGETS.map(|target| plain(target, 16));
+        for (bits, built) in [("8", narrow), ("16", wide), ("fine 16", TARGETS.map(fine))] {
             for (from, target) in built.iter().zip(TARGETS) {
                 for to in &built {
                     let (from, to) = (parse(from), parse(to));

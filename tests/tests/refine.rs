@@ -43,7 +43,7 @@ fn refined_within(
         classes: &classes,
         resize_short: None,
         fingerprint: &fingerprint,
-        fine: lower::NO_FINE_READS,
+        fine: lower::Fine::NONE,
     };
     let indices: Vec<usize> = PICTURES.collect();
     let pixels = |seed: usize| Ok(Cow::Owned(picture(network, seed as u32)));
@@ -141,6 +141,7 @@ fn what_is_done_before_rounding_changes_no_float_result() {
     let nodes = |n: &Network| n.stem.nodes.len() + n.experts.iter().map(|e| e.trunk.nodes.len()).sum::<usize>();
     let report = &refined.report;
     assert_eq!(report.doubled, 1);
+    assert!(report.fine_heads && refined.fine.heads);
     assert_eq!(nodes(&refined.network), nodes(&network) + report.copies + 2 * report.doubled);
 
     let plain = built::compile(&network, &built::table(&network).expect("a table"), "x86-64", 16).expect("an artifact");
@@ -183,13 +184,29 @@ fn reading_16_bits_takes_away_the_noise_of_reading() {
     // Nothing is cut off.
     table.values.values_mut().for_each(|range| (range.min, range.max) = (2.0 * range.min, 2.0 * range.max));
     let plain = built::compile(&network, &table, "x86-64", 16).expect("an artifact");
-    let (fine, reads) = built::compile_fine(&network, &table, "x86-64").expect("an artifact");
+    let (fine, reads) = built::compile_fine(&network, &table, "x86-64", false).expect("an artifact");
     assert!(reads > 4, "{reads}");
     let (fine_error, plain_error) = (error(&network, &fine), error(&network, &plain));
     assert!(fine_error < 0.25 * plain_error, "{fine_error} of {plain_error}");
     // The low bytes are multiplied by the weights that are there already.
     let weights = |bytes: &[u8]| Model::parse(&AlignedBytes::copy_of(bytes)).expect("a valid artifact").bytes().len();
     assert!(weights(&fine) < weights(&plain) + 1024 * reads, "{} and {}", weights(&fine), weights(&plain));
+}
+
+#[test]
+fn classifiers_of_16_bits_take_away_the_noise_of_their_weights() {
+    // What else there is of noise is little: convolutions have their weights exactly and read 16 bits.
+    let float = Recipe::cifar().network();
+    let mut network = with_int8_weights(float.clone());
+    network.experts.iter_mut().zip(float.experts).for_each(|(expert, float)| expert.head = float.head);
+    let mut table = built::table(&network).expect("a table");
+    table.values.values_mut().for_each(|range| (range.min, range.max) = (2.0 * range.min, 2.0 * range.max));
+    let error_with = |heads| {
+        let (artifact, _) = built::compile_fine(&network, &table, "x86-64", heads).expect("an artifact");
+        error(&network, &artifact)
+    };
+    let (fine, coarse) = (error_with(true), error_with(false));
+    assert!(fine < 0.5 * coarse, "{fine} of {coarse}");
 }
 
 #[test]
@@ -206,5 +223,5 @@ fn the_share_of_multiply_accumulates_is_kept() {
     }
     assert!(before > 0);
     let (narrow, _) = refined(&network, ("cortex-m4", 8), 2).expect("a refined network");
-    assert!(narrow.fine.is_empty());
+    assert_eq!(&narrow.fine, lower::Fine::NONE);
 }

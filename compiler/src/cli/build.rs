@@ -184,7 +184,7 @@ pub(crate) fn run(args: &BuildArgs, ui: &mut Ui) -> Result<()> {
         classes: &classes,
         resize_short: imported.preprocess.resize_short,
         fingerprint: &calibration::fingerprint(network),
-        fine: lower::NO_FINE_READS,
+        fine: lower::Fine::NONE,
     };
     let (bytes, refinement) = match args.refine.run(&request, data.as_ref(), &args.settings, ui)? {
         Some(refined) => (refined.compile(&request)?, Some(refined.report)),

@@ -18,7 +18,7 @@ use super::ui::Ui;
 #[command(next_help_heading = "Refinement")]
 pub(crate) struct RefineArgs {
     /// Choose the int8 weights so that the outputs of layers change least on images of --data, and fit the classifiers to
-    /// the int8 features; needs no labels and no training
+    /// the int8 features (with 16-bit weights where they are small); needs no labels and no training
     #[arg(long, requires = "data")]
     refine: bool,
     /// Number of images to refine with
@@ -84,6 +84,9 @@ pub(crate) fn text(report: &Report) -> String {
         report.refined_db,
         100.0 * report.rounding_left
     );
+    if report.fine_heads {
+        text.push_str("; classifiers have 16-bit weights");
+    }
     if !report.fine_reads.is_empty() {
         let (count, macs) = (report.fine_reads.len(), millions(report.fine_macs));
         // Writing to a string cannot fail.

@@ -191,6 +191,8 @@ fn agreement(report: &Report) -> Table {
     table.row(["router decisions reached by both".to_owned(), percent(a.route)]);
     for (n, &router) in a.routers.iter().enumerate() {
         table.row([format!("  router {n}"), percent(router)]);
+        let off = report.score_errors.get(n).copied().flatten();
+        table.row(["    its score is off by, rms".to_owned(), number(off, 3)]);
     }
     table.row(["same number of experts".to_owned(), percent(a.same_experts)]);
     table.row(["change of mean experts".to_owned(), percent(report.experts_change_percent)]);

@@ -380,8 +380,9 @@ fn operation(model: Model<'_>, machine: &Machine, step: &Step) -> OpReport {
         op::Op::Pool(p) => (format!("{} pixels", p.pixels), [1, 1, usize::from(p.channels)], 0, 16),
         op::Op::Head(h) => {
             let norm = if h.dense.normalize { ", normalised" } else { "" };
-            let detail = format!("{} features{norm}", h.dense.features);
-            (detail, [1, 1, usize::from(h.dense.outputs)], 0, 32)
+            let fine = if h.fine { ", 16-bit weights" } else { "" };
+            let detail = format!("{} features{norm}{fine}", h.dense.features);
+            (detail, [1, 1, h.classes()], 0, 32)
         }
     };
     let conv = match &step.op {

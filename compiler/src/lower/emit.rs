@@ -236,15 +236,17 @@ impl<'r, 'n> Emitter<'r, 'n> {
         let name = names.add(&format!("expert{i}.pool"))?;
         writer.records.push(op::Step { op: Op::Pool(pool), name, scale: feature_scale as f32 });
         let name = format!("expert{i}.head");
-        let rows = self.rounding.rows(&name, head.bias.len(), head.features)?;
+        let fine = self.request.fine.heads;
+        let outputs = head.bias.len() * if fine { 2 } else { 1 };
+        let rows = self.rounding.rows(&name, outputs, head.features)?;
         let (weight, bias) = (&head.weight, &head.bias);
-        let layer = DenseLayer { weight, bias, features: head.features, normalize: head.normalize, rows };
+        let layer = DenseLayer { weight, bias, features: head.features, normalize: head.normalize, fine, rows };
         let DenseConstants { mut dense, weights, params } = layer.quantize(feature_scale, self.layout)?;
         writer.dense(&mut dense, &weights, &params)?;
         let name = names.add(&name)?;
         let (source, out) = (self.places.feature as u32, self.places.logits as u32);
         writer.records.push(op::Step {
-            op: Op::Head(op::Head { dense, source, out, divisor: head.divisor }),
+            op: Op::Head(op::Head { dense, fine, source, out, divisor: head.divisor }),
             name,
             scale: 1.0,
         });
@@ -283,7 +285,7 @@ impl<'r, 'n> Emitter<'r, 'n> {
         for (i, r) in routers.iter().enumerate() {
             let features = self.request.network.experts[i].head.features;
             let (weight, bias) = (&r.hidden_weight, &r.hidden_bias);
-            let layer = DenseLayer { weight, bias, features, normalize: true, rows: None };
+            let layer = DenseLayer { weight, bias, features, normalize: true, fine: false, rows: None };
             let constants = layer.quantize(1.0, self.layout).with_context(|| format!("router{i}"))?;
             let DenseConstants { dense: mut hidden, weights, params } = constants;
             let mut writer = PartWriter::router();

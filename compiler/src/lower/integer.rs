@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result};
 use ride_calibrate::table::CalibrationTable;
 
-use super::NO_FINE_READS;
+use super::Fine;
 use super::layers::{self, ConvInput};
 use super::program::Program;
 use super::quant;
@@ -24,7 +24,7 @@ pub(crate) fn activations(
     table: &CalibrationTable,
     residual_bits: u8,
 ) -> Result<BTreeMap<String, Quant>> {
-    let program = Program::new(network, NO_FINE_READS)?;
+    let program = Program::new(network, &Fine::NONE.reads)?;
     let quants = quant::choose(&program, table, residual_bits)?;
     Ok(program.values.iter().map(|value| value.name.clone()).zip(quants).collect())
 }

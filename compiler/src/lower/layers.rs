@@ -1,15 +1,17 @@
 //! Constants of convolutions, classifiers and routers.
 
+use std::borrow::Cow;
+
 use anyhow::{Context, Result, ensure};
 use ride_runtime::arith::MAX_RIGHT_SHIFT;
 use ride_runtime::kernels::dense;
 use ride_runtime::op::{ConvShape, Dense, Layout, Span};
 
-use super::packing::{Channel, Packed, Plain};
+use super::packing::{self, Packed, Plain};
 use super::program::Plane;
 use super::quant::Quant;
 use super::rounding::Row;
-use super::weights::{acc_bits, multiplier, quantize_channel};
+use super::weights::{Channel, acc_bits, multiplier, quantize_channel};
 use crate::network;
 
 /// What a convolution reads: raw pixels or a quantized activation.
@@ -121,7 +123,7 @@ pub(crate) fn conv(layer: &ConvLayer<'_>, output: &Quant, layout: Layout) -> Res
         bits = bits.max(own_bits);
         let (multiplier, right_shift) =
             multiplier(scale / output.requantized_scale()).with_context(|| format!("output channel {o}"))?;
-        plain.channels.push(Channel { bias, multiplier, right_shift });
+        plain.channels.push(packing::Channel { bias, multiplier, right_shift });
         plain.weights.extend_from_slice(&c.q);
     }
     // Vector kernels requantize in 32-bit lanes: what is missing of a right shift of 33 must be free above the accumulator.
@@ -188,26 +190,43 @@ pub(crate) struct DenseLayer<'a> {
     pub(crate) features: usize,
     /// Whether the feature is normalised, so that its scale does not matter.
     pub(crate) normalize: bool,
-    /// Its rows where they have been rounded already, one for each output.
+    /// Whether weights have 16 bits: after a row for each output comes one of what that leaves.
+    pub(crate) fine: bool,
+    /// Its rows where they have been rounded already.
     pub(crate) rows: Option<&'a [Row]>,
 }
 
 impl DenseLayer<'_> {
+    /// All rows: as they were rounded, or each weight to the nearest step.
+    fn rounded(&self) -> Cow<'_, [Row]> {
+        if let Some(rows) = self.rows {
+            return Cow::Borrowed(rows);
+        }
+        let nearest = |weights: &[f64], bias: f64| {
+            let Channel { q, scale } = quantize_channel(weights, 1e-30);
+            Row { q, scale, bias }
+        };
+        let weights = self.weight.chunks_exact(self.features).map(|row| row.iter().map(|&w| f64::from(w)).collect());
+        let weights: Vec<Vec<f64>> = weights.collect();
+        let mut rows: Vec<Row> = weights.iter().zip(self.bias).map(|(w, &bias)| nearest(w, f64::from(bias))).collect();
+        if self.fine {
+            let left = weights.iter().zip(&rows).map(|(w, row)| nearest(&row.left_of(w), 0.0));
+            rows.extend(left.collect::<Vec<_>>());
+        }
+        Cow::Owned(rows)
+    }
+
     /// Quantizes and packs the layer; `feature_scale` is the real value of one integer step of the feature.
     pub(crate) fn quantize(&self, feature_scale: f64, layout: Layout) -> Result<DenseConstants> {
-        let (features, outputs) = (u16::try_from(self.features)?, u16::try_from(self.bias.len())?);
+        let rounded = self.rounded();
+        let (features, outputs) = (u16::try_from(self.features)?, u16::try_from(rounded.len())?);
         let empty = Span { at: 0, len: 0 };
         let normalize = self.normalize;
         let dense = Dense { features, outputs, weights: empty, params: empty, layout, normalize };
-        let mut factors = Vec::with_capacity(self.bias.len());
-        let mut rows = Vec::with_capacity(self.weight.len());
-        let mut biases = Vec::with_capacity(self.bias.len());
-        for (o, row) in self.weight.chunks_exact(self.features).enumerate() {
-            let row = self.rows.and_then(|rows| rows.get(o)).cloned().unwrap_or_else(|| {
-                let row: Vec<f64> = row.iter().map(|&w| f64::from(w)).collect();
-                let channel = quantize_channel(&row, 1e-30);
-                Row { q: channel.q, scale: channel.scale, bias: f64::from(self.bias[o]) }
-            });
+        let mut factors = Vec::with_capacity(rounded.len());
+        let mut rows = Vec::with_capacity(rounded.len() * self.features);
+        let mut biases = Vec::with_capacity(rounded.len());
+        for row in rounded.iter() {
             factors.push(if self.normalize { row.scale } else { row.scale * feature_scale } as f32);
             biases.push(row.bias as f32);
             rows.extend_from_slice(&row.q);

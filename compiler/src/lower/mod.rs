@@ -59,16 +59,27 @@ pub struct Request<'a> {
     pub resize_short: Option<usize>,
     /// Fingerprint of the float network, stored in the artifact.
     pub fingerprint: &'a str,
-    /// Convolutions that read all 16 bits of their input.
-    pub fine: &'a FineReads,
+    /// What computes with 16 bits where 8 are usual.
+    pub fine: &'a Fine,
 }
 
 /// Names of convolutions (of their nodes) that read all 16 bits of a wide activation, which takes twice their
 /// multiply-accumulates: the others read the upper eight.
 pub type FineReads = BTreeSet<String>;
 
-/// Every convolution reads eight bits.
-pub const NO_FINE_READS: &FineReads = &FineReads::new();
+/// What computes with 16 bits where 8 are usual, in two runs of int8 arithmetic.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fine {
+    /// Convolutions that read 16 bits.
+    pub reads: FineReads,
+    /// Whether classifiers have weights of 16 bits ([`ride_runtime::op::Head::fine`]).
+    pub heads: bool,
+}
+
+impl Fine {
+    /// 8 bits everywhere.
+    pub const NONE: &'static Fine = &Fine { reads: FineReads::new(), heads: false };
+}
 
 /// Compiles a network. The same request gives the same bytes.
 ///
@@ -110,10 +121,10 @@ fn sections_of(request: &Request<'_>, rounding: &Rounding) -> Result<Vec<section
     );
     ensure!(matches!(request.residual_bits, 8 | 16), "the residual stream has 8 or 16 bits");
     ensure!(
-        request.fine.is_empty() || request.residual_bits == 16,
+        request.fine.reads.is_empty() || request.residual_bits == 16,
         "convolutions can only read 16 bits where the residual stream has 16 bits"
     );
-    let program = program::Program::new(request.network, request.fine)?;
+    let program = program::Program::new(request.network, &request.fine.reads)?;
     let quants = quant::choose(&program, request.table, request.residual_bits)?;
     emit::sections(request, &program, &quants, rounding)
 }
@@ -123,7 +134,7 @@ fn sections_of(request: &Request<'_>, rounding: &Rounding) -> Result<Vec<section
 /// # Errors
 /// As [`compile`].
 pub fn arena_len(request: &Request<'_>) -> Result<usize> {
-    let program = program::Program::new(request.network, request.fine)?;
+    let program = program::Program::new(request.network, &request.fine.reads)?;
     let quants = quant::choose(&program, request.table, request.residual_bits)?;
     Ok(places::place(request, &program, &quants, request.target.layout())?.arena)
 }

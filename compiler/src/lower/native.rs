@@ -119,7 +119,12 @@ fn head(model: Model<'_>, layout: Layout, content: &mut [u8]) -> Result<()> {
     let shapes: Vec<_> = shapes(model).collect();
     let routers = (0..model.experts()).filter_map(|n| model.router(n));
     let routers = routers.filter_map(|r| r.assignment().map(router_scratch)).max().unwrap_or(0);
-    let needed = super::scratch_len(&shapes, layout).max(routers).next_multiple_of(4);
+    let heads = model.parts().flat_map(|part| part.steps()).filter_map(|step| match step.op {
+        Op::Head(head) => Some(head.scratch_len()),
+        _ => None,
+    });
+    let dense = heads.fold(routers, usize::max);
+    let needed = super::scratch_len(&shapes, layout).max(dense).next_multiple_of(4);
     let mut put = |at: usize, value: usize| -> Result<()> {
         let value = u32::try_from(value).context("the arena would be larger than 4 GiB")?;
         content[at..at + 4].copy_from_slice(&value.to_le_bytes());

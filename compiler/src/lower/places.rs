@@ -95,7 +95,7 @@ pub(super) fn place(request: &Request<'_>, program: &Program<'_>, quants: &[Quan
     })
 }
 
-/// Scratch memory that suits every kernel of the layout, and the routers.
+/// Scratch memory that suits every kernel of the layout, routers and classifiers.
 fn scratch_len(request: &Request<'_>, program: &Program<'_>, layout: Layout) -> Result<usize> {
     let parts = std::iter::once(&program.stem).chain(&program.experts);
     let convolutions = parts.flat_map(|p| &p.steps).filter(|s| matches!(s.kind, Kind::Conv { .. }));
@@ -104,7 +104,8 @@ fn scratch_len(request: &Request<'_>, program: &Program<'_>, layout: Layout) -> 
         Routing::Assignment(routers) => routers.iter().map(|r| 4 * (r.top_k + r.hidden_bias.len())).max().unwrap_or(0),
         Routing::Confidence(_) | Routing::None => 0,
     };
-    Ok(super::scratch_len(&shapes, layout).max(routers).next_multiple_of(4))
+    let heads = if request.fine.heads { 8 * request.network.classes } else { 0 };
+    Ok(super::scratch_len(&shapes, layout).max(routers).max(heads).next_multiple_of(4))
 }
 
 /// When values are first written and last read, counted in steps of the schedule.

@@ -6,7 +6,7 @@ use super::Request;
 use super::places::conv_shape;
 use super::program::{Input, Kind, Program, Step, ValueIx};
 
-/// A convolution that can read 16 bits ([`Request::fine`]), whether or not it does.
+/// A convolution that can read 16 bits ([`super::Fine::reads`]), whether or not it does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FineSite {
     /// Name of its node.
@@ -34,7 +34,7 @@ pub struct FreeStream {
 /// # Errors
 /// As [`super::compile`].
 pub fn fine_sites(request: &Request<'_>) -> Result<(Vec<FineSite>, Vec<FreeStream>)> {
-    let program = Program::new(request.network, super::NO_FINE_READS)?;
+    let program = Program::new(request.network, &super::Fine::NONE.reads)?;
     let mut free: Vec<bool> = program.streams.clone();
     let mut sites = Vec::new();
     let parts = std::iter::once((None, &program.stem)).chain((0..).map(Some).zip(&program.experts));

@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use super::layers::ConvInput;
 use super::program::{Input, Kind, Plane, Program, Step};
 use super::quant::{self, Quant};
-use super::{NO_FINE_READS, Request};
+use super::{Fine, Request};
 use crate::network::{Conv, Network, Shape};
 use crate::reference::INPUT;
 
@@ -26,12 +26,20 @@ pub struct Row {
     pub bias: f64,
 }
 
+impl Row {
+    /// What the row leaves of the weights that it stands for, in the same units.
+    pub(crate) fn left_of(&self, weights: &[f64]) -> Vec<f64> {
+        weights.iter().zip(&self.q).map(|(w, &q)| w - self.scale * f64::from(q)).collect()
+    }
+}
+
 /// Rounded rows by layer: convolutions by the name of their node, classifiers as `expert0.head`, `expert1.head`, ...
 ///
 /// Layers that are missing are rounded to nearest.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Rounding {
-    /// One row for each output channel.
+    /// One row for each output channel; for classifiers with weights of 16 bits ([`Fine::heads`]) after those one more for each
+    /// class, of what the first leaves.
     pub layers: BTreeMap<String, Vec<Row>>,
 }
 
@@ -74,7 +82,7 @@ pub struct ConvSite<'n> {
 /// # Errors
 /// As [`super::compile`], for a network or table that cannot be compiled.
 pub fn conv_sites<'n>(request: &Request<'n>) -> Result<Vec<ConvSite<'n>>> {
-    let program = Program::new(request.network, request.fine)?;
+    let program = Program::new(request.network, &request.fine.reads)?;
     let quants = quant::choose(&program, request.table, request.residual_bits)?;
     let parts = std::iter::once(&program.stem).chain(&program.experts);
     let mut sites = Vec::new();
@@ -106,7 +114,7 @@ pub fn conv_sites<'n>(request: &Request<'n>) -> Result<Vec<ConvSite<'n>>> {
 /// # Errors
 /// As [`super::compile`], for a network that cannot be compiled.
 pub fn residual_streams(network: &Network) -> Result<Vec<Vec<String>>> {
-    let program = Program::new(network, NO_FINE_READS)?;
+    let program = Program::new(network, &Fine::NONE.reads)?;
     let own = |stream: usize| program.values.iter().filter(move |value| value.stream == Some(stream));
     let residual = program.streams.iter().enumerate().filter(|(_, residual)| **residual);
     Ok(residual.map(|(stream, _)| own(stream).map(|value| value.name.clone()).collect()).collect())

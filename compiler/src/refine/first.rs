@@ -32,7 +32,7 @@ pub(super) fn twice(request: &Request<'_>) -> Result<Option<(Network, Calibratio
         let span = |name: &String| table.values.get(name).map_or(0.0, |v| v.max - v.min);
         let largest = stream.iter().map(span).fold(0.0, f32::max);
         let Some(first) = stream.first().filter(|first| largest >= GROWTH * span(first)) else { continue };
-        if readers(network, first).all(|reader| request.fine.contains(reader)) {
+        if readers(network, first).all(|reader| request.fine.reads.contains(reader)) {
             continue;
         }
         let Some(network) = doubled(network, first) else { continue };

@@ -13,14 +13,44 @@ use ride_runtime::{Model, PartId, Policy, Session};
 
 use super::curvature::{Curvature, cholesky, inner, solve};
 use super::{Images, OnProgress};
-use crate::lower::rounding::Row;
-use crate::network::Head;
+use crate::lower::rounding::{Row, nearest};
+use crate::lower::{Fine, Request, arena_len};
+use crate::network::{self, Head, Node};
 use crate::reference::{self, Executor, Image, Scratch};
 
 /// Images whose features and logits are held at a time.
 const CHUNK: usize = 64;
 /// Ridges that are tried, as parts of the mean variance of a feature; the last resort is no change.
 const RIDGES: [f64; 6] = [1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0];
+
+/// Weights of 16 bits may make the network's weights larger by one part of so many.
+const WEIGHTS_PART: usize = 16;
+/// And the arena.
+const ARENA_PART: usize = 32;
+
+/// Whether classifiers get weights of 16 bits: where they are a small part of the network, their rounding is a large part of
+/// what is left of the noise of routers' scores, because those hang on the largest logits. Beside activations of 8 bits in
+/// residual streams it would not be seen.
+///
+/// # Errors
+/// If the network cannot be compiled.
+pub(super) fn can_be_fine(request: &Request<'_>) -> Result<bool> {
+    let network = request.network;
+    let parts = std::iter::once(&network.stem).chain(network.experts.iter().map(|expert| &expert.trunk));
+    let weights = |node: &Node| match &node.op {
+        network::Op::Conv(conv) => conv.weight.len(),
+        _ => 0,
+    };
+    let convs: usize = parts.flat_map(|part| &part.nodes).map(weights).sum();
+    let heads: usize = network.experts.iter().map(|expert| expert.head.weight.len()).sum();
+    let rows = u16::try_from(2 * network.classes);
+    if request.residual_bits != 16 || WEIGHTS_PART * heads > convs + heads || rows.is_err() {
+        return Ok(false);
+    }
+    let arena = arena_len(request)?;
+    let fine = Fine { heads: true, ..request.fine.clone() };
+    Ok(arena_len(&Request { fine: &fine, ..*request })? <= arena + arena / ARENA_PART)
+}
 
 /// A classifier's rows, and how they were found.
 pub(super) struct Refit {
@@ -254,11 +284,11 @@ impl Study {
         Ok(each.into_iter().fold(Noise::default(), sum))
     }
 
-    /// New rows for the classifier of expert `expert`.
+    /// New rows for the classifier of expert `expert`; if it is `fine`, after those the rows of what they leave.
     ///
     /// # Errors
     /// If there is no such expert.
-    pub(super) fn refit(&self, expert: usize, head: &Head) -> Result<Refit> {
+    pub(super) fn refit(&self, expert: usize, head: &Head, fine: bool) -> Result<Refit> {
         let [even, odd] = self.halves.get(expert).ok_or_else(|| anyhow!("there is no expert {expert}"))?;
         let ridge = best_ridge(even, odd);
         let all = even.merged(odd);
@@ -271,9 +301,19 @@ impl Study {
                 head.weight[own.clone()].iter().zip(&fit[own.clone()]).map(|(&w, d)| f64::from(w) + d).collect();
             // The mean of what is missing goes to the bias as well.
             let shift = all.missing[class] / all.count.max(1.0) - inner(&fit[own], &mean);
-            curvature.round(&row, f64::from(head.bias[class]) + shift, 1e-30).row
+            let bias = f64::from(head.bias[class]) + shift;
+            if !fine {
+                return [Some(curvature.round(&row, bias, 1e-30).row), None];
+            }
+            // The second row makes up for what the first takes from the mean, too.
+            let plain = nearest(&row, 1e-30);
+            let first = Row { q: plain.q, scale: plain.scale, bias };
+            let second = curvature.round(&first.left_of(&row), 0.0, 1e-30).row;
+            [Some(first), Some(second)]
         };
-        Ok(Refit { rows: (0..head.bias.len()).into_par_iter().map(round).collect(), ridge })
+        let rows: Vec<[Option<Row>; 2]> = (0..head.bias.len()).into_par_iter().map(round).collect();
+        let (first, second): (Vec<_>, Vec<_>) = rows.into_iter().map(<(_, _)>::from).unzip();
+        Ok(Refit { rows: first.into_iter().chain(second).flatten().collect(), ridge })
     }
 }
 

@@ -9,7 +9,7 @@
 //! 4. Every convolution's weights are rounded so that its output changes least on the inputs that it sees
 //!    (`curvature`), in place of each weight to the nearest step.
 //! 5. Every classifier is fitted to the features that the int8 trunk then really computes (`heads`), with the float
-//!    network's logits as the aim, and rounded in the same way.
+//!    network's logits as the aim, and rounded in the same way; where classifiers are a small part of the network, to 16 bits.
 //!
 //! Channels are not equalised beforehand (Nagel et al., ICCV 2019): weights have a scale for each output channel and are
 //! rounded by what their inputs are like, so on the RIDE models that were tried equalisation is worth 0.1 dB, and activations
@@ -37,7 +37,7 @@ use serde::Serialize;
 
 use crate::artifact_file;
 use crate::lower::rounding::{ConvSite, Rounding, conv_sites, min_scale};
-use crate::lower::{self, FineReads, Request, compile_rounded};
+use crate::lower::{self, Fine, Request, compile_rounded};
 use crate::memory::AlignedBytes;
 use crate::network::{Head, Network};
 use crate::reference::Executor;
@@ -87,8 +87,8 @@ pub struct Refined {
     pub table: CalibrationTable,
     /// Its weights.
     pub rounding: Rounding,
-    /// Convolutions that read 16 bits.
-    pub fine: FineReads,
+    /// What computes with 16 bits.
+    pub fine: Fine,
     /// What it brings on the images that were used.
     pub report: Report,
 }
@@ -121,6 +121,8 @@ pub struct Report {
     pub fine_reads: Vec<String>,
     /// Multiply-accumulates that they cost.
     pub fine_macs: u64,
+    /// Whether classifiers have weights of 16 bits.
+    pub fine_heads: bool,
     /// Residual streams that are read in no other way, and whose range therefore cuts off nothing.
     pub free_streams: usize,
     /// Error of each convolution's output that is left, as a part of that of rounding to nearest: the mean over all
@@ -141,6 +143,8 @@ pub fn refine(request: &Request<'_>, images: &Images<'_>, options: Options, prog
     ensure!(!images.indices.is_empty(), "there are no images to refine with; at least one is needed");
     let original = *request;
     let cut = Shaped::of(request).then(request, streams::cut)?;
+    let fine_heads = Fine { heads: heads::can_be_fine(&cut.request(request))?, ..Fine::default() };
+    let request = &Request { fine: &fine_heads, ..*request };
     let plan = Plan::new(&cut.request(request), options.macs, images.indices.len())?;
     // Batches of moments depend on what is chosen, but there are nearly always as many as now.
     let memory = MEMORY / rayon::current_num_threads().max(1);
@@ -176,7 +180,7 @@ pub fn refine(request: &Request<'_>, images: &Images<'_>, options: Options, prog
     let study = heads::study(&executor, &drafts, &heads, images, &progress)?;
     let mut ridges = Vec::new();
     for (n, head) in heads.iter().enumerate() {
-        let refit = study.refit(n, head)?;
+        let refit = study.refit(n, head, request.fine.heads)?;
         rounding.layers.insert(format!("expert{n}.head"), refit.rows);
         ridges.push(refit.ridge);
     }
@@ -187,7 +191,8 @@ pub fn refine(request: &Request<'_>, images: &Images<'_>, options: Options, prog
     let used = refined_db > nearest_db;
     let rounding_left = left.iter().sum::<f64>() / left.len().max(1) as f64;
     let images = images.indices.len();
-    let fine_reads = fine.iter().cloned().collect();
+    let fine_reads = fine.reads.iter().cloned().collect();
+    let fine_heads = fine.heads;
     let free_streams = free.len();
     let report = Report {
         images,
@@ -197,6 +202,7 @@ pub fn refine(request: &Request<'_>, images: &Images<'_>, options: Options, prog
         copies,
         fine_reads,
         fine_macs,
+        fine_heads,
         free_streams,
         rounding_left,
         ridges,

@@ -19,7 +19,7 @@ use ride_runtime::{Model, Session};
 
 use super::{Images, OnProgress, draft, parse, streams};
 use crate::lower::reads::{FineSite, FreeStream, fine_sites};
-use crate::lower::{FineReads, Request, arena_len};
+use crate::lower::{Fine, Request, arena_len};
 use crate::memory::AlignedBytes;
 use crate::reference::{Executor, Image, Policy, Scratch};
 
@@ -53,8 +53,8 @@ struct Noises {
 /// What is to be read with 16 bits.
 #[derive(Clone, Debug)]
 pub(super) struct Choice {
-    /// The convolutions.
-    pub(super) fine: FineReads,
+    /// The convolutions, and whether classifiers are fine.
+    pub(super) fine: Fine,
     /// The calibration table, with wider ranges.
     pub(super) table: CalibrationTable,
     /// Multiply-accumulates that it costs.
@@ -103,7 +103,7 @@ impl Plan {
         images: &Images<'_>,
         progress: OnProgress<'_>,
     ) -> Result<Choice> {
-        let mut choice = Choice { fine: FineReads::new(), table: request.table.clone(), macs: 0, free: Vec::new() };
+        let mut choice = Choice { fine: request.fine.clone(), table: request.table.clone(), macs: 0, free: Vec::new() };
         if self.sites.is_empty() {
             return Ok(choice);
         }
@@ -132,7 +132,7 @@ impl Plan {
         };
         let coarse = |site: &FineSite| {
             let mut choice = all.clone();
-            choice.fine.remove(&site.name);
+            choice.fine.reads.remove(&site.name);
             part(&choice)
         };
         let reads = self.sites.par_iter().map(coarse).collect::<Result<_>>()?;
@@ -150,7 +150,7 @@ impl Plan {
                 best = (rate, Some((next, what.to_owned())));
             }
         };
-        let left = || self.sites.iter().zip(&noises.reads).filter(|(site, _)| !choice.fine.contains(&site.name));
+        let left = || self.sites.iter().zip(&noises.reads).filter(|(site, _)| !choice.fine.reads.contains(&site.name));
         for (site, &noise) in left() {
             offer(noise, choice.clone().with(site), &site.name);
         }
@@ -168,7 +168,7 @@ impl Plan {
 impl Choice {
     /// With one read more.
     fn with(mut self, site: &FineSite) -> Self {
-        if self.fine.insert(site.name.clone()) {
+        if self.fine.reads.insert(site.name.clone()) {
             self.macs += site.macs;
         }
         self

@@ -106,4 +106,6 @@ fn real_images_keep_their_accuracy_and_their_routes() {
     assert!(report["agreement"]["routers"].as_array().unwrap().iter().all(|r| r.as_f64().unwrap() >= 98.5));
     assert!(at(&["experts_change_percent"]).abs() <= 1.0);
     assert!(at(&["sqnr_db"]) >= 34.0);
+    let off: Vec<f64> = report["score_errors"].as_array().unwrap().iter().map(|rms| rms.as_f64().unwrap()).collect();
+    assert!(off.len() == 2 && off.iter().all(|rms| (0.01..0.6).contains(rms)), "{off:?}");
 }

@@ -151,9 +151,13 @@ INLINE void head(const Program &p, const Op &op)
 {
     Dense d = dense_of(p, op, op.source_hi);
     float *out = (float *)(p.arena + op.out_hi);
+    bool fine = op.flags & FINE;
+    u32 classes = fine ? d.outputs / 2 : d.outputs;
 #pragma unroll 1
-    for (u32 j = grid_warp(); j < d.outputs; j += grid_warps()) {
+    for (u32 j = grid_warp(); j < classes; j += grid_warps()) {
         float value = dense_output(d, j);
+        if (fine)
+            value = value + dense_output(d, classes + j);
         if (lane() == 0)
             out[j] = value;
     }

@@ -13,6 +13,7 @@ enum Flag {
     NORMALIZE = 32, // the inverse norm is a factor
     FIRST = 64,     // the first expert starts the sum
     UNSIGNED = 128, // the input's bytes count from -128 on: pixels, low planes
+    FINE = 256,     // two rows for each class: the second half of the outputs is added to the first
 };
 
 enum Rule { NO_RULE, ASSIGNMENT, MAX_PROBABILITY, MARGIN, ENTROPY };

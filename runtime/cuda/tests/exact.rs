@@ -93,14 +93,14 @@ fn blocks_of_the_cifar_networks() {
     everywhere(&["cifar"], 16, 1);
 }
 
-/// Convolutions that read low bytes as well, in one group and in many.
+/// Convolutions that read low bytes as well, in one group and in many, and classifiers with weights of 16 bits.
 #[test]
-fn reads_of_16_bits() {
+fn what_has_16_bits() {
     let ground = &grounds()[grounds().len() - 1];
     for (name, recipe) in Recipe::all().into_iter().filter(|(name, _)| ["cifar", "next"].contains(name)) {
         let network = recipe.network();
         let table = built::table(&network).expect("a table");
-        let (artifact, reads) = built::compile_fine(&network, &table, "portable").expect("an artifact");
+        let (artifact, reads) = built::compile_fine(&network, &table, "portable", true).expect("an artifact");
         assert!(reads > 0, "{name}");
         ground.paths.iter().for_each(|&path| compare(name, parse(&artifact), ground, path, 1));
     }

@@ -66,6 +66,7 @@ const ACCUMULATE: u8 = 2;
 const NORMALIZE: u8 = 4;
 const RAW: u8 = 8;
 const LOW: u8 = 16;
+const FINE: u8 = 32;
 
 /// Length of a layer's parameter arrays.
 pub fn dense_params_len(outputs: u16) -> u32 {
@@ -84,6 +85,9 @@ fn limits(r: &[u8]) -> Limits {
 
 fn dense(r: &[u8]) -> Option<Dense> {
     let outputs = u16_at(r, field::OUT_C);
+    if r[field::FLAGS] & !(NORMALIZE | FINE) != 0 {
+        return None;
+    }
     Some(Dense {
         features: u16_at(r, field::IN_C),
         outputs,
@@ -178,6 +182,7 @@ pub fn decode(r: &[u8; RECORD_LEN]) -> Option<Step> {
         }),
         HEAD => Op::Head(Head {
             dense: dense(r)?,
+            fine: r[field::FLAGS] & FINE != 0,
             source: u32_at(r, field::SOURCE),
             out: u32_at(r, field::OUT),
             divisor: f32_at(r, field::EXTRA),
@@ -303,6 +308,7 @@ pub fn encode(step: &Step) -> [u8; RECORD_LEN] {
         Op::Head(h) => {
             f.u8(field::KIND, HEAD);
             f.dense(&h.dense);
+            f.0[field::FLAGS] |= if h.fine { FINE } else { 0 };
             f.u32(field::SOURCE, h.source);
             f.u32(field::OUT, h.out);
             f.u32(field::EXTRA, h.divisor.to_bits());
@@ -321,6 +327,7 @@ pub fn encode(step: &Step) -> [u8; RECORD_LEN] {
 /// Reads the head of a router's section.
 pub fn decode_router(r: &[u8; ROUTER_HEAD]) -> Option<Router> {
     let rule = match r[field::KIND] {
+        0 if r[field::FLAGS] & FINE != 0 => return None,
         0 => {
             let hidden = dense(r)?;
             let top_k = u16_at(r, field::TOP_K);
@@ -431,7 +438,9 @@ mod tests {
             layout: Layout::Ohwi,
             normalize: true,
         };
-        round_trip(Op::Head(Head { dense, source: 64, out: 512, divisor: 3.0 }));
+        for fine in [false, true] {
+            round_trip(Op::Head(Head { dense, fine, source: 64, out: 512, divisor: 3.0 }));
+        }
         round_trip(Op::Load(Load { out: 64, len: 3072 }));
         let assignment = Assignment { hidden: dense, top_k: 30, fc: Span { at: 9, len: 4 * 131 } };
         for rule in Criterion::ALL.map(Rule::Confidence).into_iter().chain([Rule::Assignment(assignment)]) {

@@ -135,9 +135,10 @@ impl Model<'_> {
                 () if h.source as usize != self.feature().start || h.out as usize != self.logits().start => {
                     Err("classifier does not connect feature and logits")
                 }
-                () if usize::from(h.dense.outputs) != self.classes() => {
+                () if h.classes() != self.classes() || h.fine && !h.dense.outputs.is_multiple_of(2) => {
                     Err("classifier has the wrong number of classes")
                 }
+                () if h.scratch_len() > self.scratch().len() => Err("scratch memory is too small"),
                 () if !h.divisor.is_normal() || h.divisor < 0.0 => {
                     Err("the divisor of the logits is no positive number")
                 }

@@ -77,7 +77,7 @@ fn integer(network: &Network, table: &CalibrationTable, images: &[Vec<u8>]) -> V
         classes: &ClassInfo::default(),
         resize_short: None,
         fingerprint: &calibration::fingerprint(network),
-        fine: lower::NO_FINE_READS,
+        fine: lower::Fine::NONE,
     };
     let artifact = AlignedBytes::copy_of(&lower::compile(&request).unwrap());
     let model = Model::parse(&artifact).unwrap();

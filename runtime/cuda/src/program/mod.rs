@@ -115,7 +115,9 @@ impl Builder<'_> {
                 ..source(p.source)
             },
             Op::Head(h) => {
-                Record { kind: Kind::Head as u32, source_hi: h.source, out_hi: h.out, ..self.dense(part, &h.dense)? }
+                let dense = self.dense(part, &h.dense)?;
+                let flags = dense.flags | set(flag::FINE, h.fine);
+                Record { kind: Kind::Head as u32, flags, source_hi: h.source, out_hi: h.out, ..dense }
             }
         })
     }

@@ -22,6 +22,7 @@ pub(crate) mod flag {
     pub(crate) const NORMALIZE: u32 = 32;
     pub(crate) const FIRST: u32 = 64;
     pub(crate) const UNSIGNED: u32 = 128;
+    pub(crate) const FINE: u32 = 256;
 }
 
 /// As `Rule` in `device/op.h`.
