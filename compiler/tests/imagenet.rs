@@ -1,8 +1,10 @@
 //! The float forward pass of the ImageNet family against PyTorch.
 //!
-//! `examples/peers/imagenet.py golden` wrote `data/imagenet.json` in double precision, with an implementation of its own
-//! of the official models. Weights and image are made here from the same counter-based generator, so that only outputs
-//! are stored.
+//! `examples/peers/imagenet.py golden` wrote `data/imagenet.json` in double precision, with the official models as
+//! `examples/export/ride_model.py` writes them down. Weights and image are made here from the same counter-based generator,
+//! so that only outputs are stored.
+
+mod seeded;
 
 use std::fs;
 
@@ -12,22 +14,12 @@ use ride_compiler::import::{self, ImportOptions};
 use ride_compiler::reference::{Executor, Image, Policy, Scratch};
 use serde_json::{Map, Value, json};
 
+use seeded::uniform;
+
 /// Largest difference of an output, as a part of the largest output.
 const TOLERANCE: f64 = 2e-5;
 /// Rows and columns of the image.
 const SIDE: usize = 64;
-
-/// Number `index` in -1..1 of the tensor `name`: splitmix64 of FNV-1a(name) + index, upper 24 bits.
-fn uniform(name: &str, count: usize) -> impl Iterator<Item = f64> {
-    let fnv = |state: u64, byte: u8| (state ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3);
-    let state = name.bytes().fold(0xCBF2_9CE4_8422_2325, fnv);
-    (1..=count as u64).map(move |i| {
-        let z = state.wrapping_add(i.wrapping_mul(0x9E37_79B9_7F4A_7C15));
-        let z = (z ^ z >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let z = (z ^ z >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
-        ((z ^ z >> 31) >> 40) as f64 / f64::from(1 << 23) - 1.0
-    })
-}
 
 /// A state dict in the making, as the bytes of a safetensors file.
 #[derive(Default)]
@@ -172,7 +164,8 @@ fn every_architecture_computes_what_pytorch_does() -> Result<()> {
         let checkpoint = checkpoint::load(folder.path())?;
         let options = ImportOptions { input_size: Some([SIDE, SIDE]), ..ImportOptions::default() };
         let network = import::network(&checkpoint, &options).context(kind.to_owned())?.network;
-        let pixels: Vec<u8> = uniform("image", SIDE * SIDE * 3).map(|u| ((u + 1.0) * 128.0) as u8).collect();
+        let pixels: Vec<u8> =
+            uniform("image", SIDE * SIDE * 3).into_iter().map(|u| ((u + 1.0) * 128.0) as u8).collect();
         let executor = Executor::new(&network)?;
         let out = executor.forward(Image::Pixels(&pixels), Policy::All, &mut Scratch::default(), None)?;
         let logits = case["logits"].as_array().context("no logits")?;

@@ -76,9 +76,10 @@ def stage(kind, inputs, planes, blocks, stride):
 
 
 class RideModel(nn.Module):
-    """`args` as in `arch.args` of config.json; `widths` and `blocks` shrink the CIFAR network for tests."""
+    """`args` as in `arch.args` of config.json; `widths` and `blocks` shrink the CIFAR network for tests. `listed` names a
+    lone expert's tensors as if there were several, which only the EA classes do by themselves."""
 
-    def __init__(self, arch, args, widths=None, blocks=5):
+    def __init__(self, arch, args, widths=None, blocks=5, listed=False):
         super().__init__()
         self.count = args.get("num_experts", 1)
         self.classes, self.top_k = args["num_classes"], args.get("top_choices_num", 5)
@@ -87,7 +88,7 @@ class RideModel(nn.Module):
         reduce, name = args.get("reduce_dimension", False), arch.replace("EAModel", "").replace("Model", "")
         dim = lambda layer, small, large: args.get(f"layer{layer}_output_dim") or (small if reduce else large)
         # A lone expert of the non-EA classes has no lists in its names.
-        self.listed = self.count > 1 or "EAModel" in arch
+        self.listed = listed or self.count > 1 or "EAModel" in arch
         if self.cifar:
             w = widths or (16, dim(2, 24, 32), dim(3, 48, 64))
             self.conv1, self.bn1 = conv(3, w[0], 3), nn.BatchNorm2d(w[0])

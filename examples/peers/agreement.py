@@ -12,13 +12,7 @@ import os
 
 import numpy as np
 
-MEAN, STD = [0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010]
-
-
-def images(path, limit):
-    records = np.fromfile(path, np.uint8).reshape(-1, 3074)[:limit, 2:].reshape(-1, 3, 32, 32)
-    mean, std = (np.array(v, np.float32).reshape(1, 3, 1, 1) for v in (MEAN, STD))
-    return (records.astype(np.float32) / 255 - mean) / std
+from images import CIFAR, cifar100, normalised
 
 
 def onnx(path):
@@ -61,7 +55,7 @@ def main():
     p.add_argument("--data", required=True)
     p.add_argument("--limit", type=int, default=1000)
     args = p.parse_args()
-    x = images(args.data, args.limit)
+    x = normalised(cifar100(args.data)[: args.limit], CIFAR)
     everything = lambda run: np.concatenate([run(x[n : n + 1]) for n in range(len(x))])
     reference = everything(onnx(os.path.join(args.models, "all.onnx")))
     for name, load, file in [

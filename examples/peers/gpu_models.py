@@ -20,29 +20,13 @@ import argparse
 import json
 import os
 import sys
-import tempfile
 import warnings
 
 import numpy as np
 import torch
 
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "export"))
-from ride_model import RideModel  # noqa: E402
-
-CIFAR = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-
-
-class Mean(torch.nn.Module):
-    """Stem and the first `count` experts; the mean of their logits."""
-
-    def __init__(self, model, count):
-        super().__init__()
-        self.model, self.count = model, count
-
-    def forward(self, x):
-        shared = self.model.stem(x)
-        return sum(self.model.expert(shared, i)[0] for i in range(self.count)) / self.count
+from graphs import INPUT, Mean, RideModel, export, quantize
+from images import CIFAR, IMAGENET, cifar100, normalised
 
 
 class Half(torch.nn.Module):
@@ -62,42 +46,12 @@ def pictures(path, count, cifar):
         held = np.load(path)
         held = held["x"] if path.endswith(".npz") else held
     else:
-        size = os.path.getsize(path)
-        if size == 0 or size % 3074:
-            sys.exit(f"error: {path} is no CIFAR-100 binary file: its {size} bytes are no multiple of 3074")
-        held = np.fromfile(path, np.uint8).reshape(-1, 3074)[:, 2:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+        held = cifar100(path)
     side = 32 if cifar else 224
     if held.dtype != np.uint8 or held.shape[1:] != (side, side, 3) or not len(held):
         sys.exit(f"error: {path} holds {held.dtype} {held.shape}; the network takes u8 N x {side} x {side} x 3")
     picked = held[np.linspace(0, len(held) - 1, min(count, len(held))).astype(int)]
-    mean, std = (np.array(v, np.float32) for v in (CIFAR if cifar else IMAGENET))
-    return np.ascontiguousarray(((picked.astype(np.float32) / 255 - mean) / std).transpose(0, 3, 1, 2))
-
-
-def export(net, image, path):
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the newer exporter writes the same network
-        torch.onnx.export(net.eval(), (image,), path, input_names=["image"], output_names=["logits"], opset_version=17, dynamo=False)
-
-
-def quantize(plain, path, x):
-    """QDQ that TensorRT's explicit quantization takes: zero points are 0, and biases stay float."""
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quant_pre_process, quantize_static
-
-    class Reader(CalibrationDataReader):
-        def __init__(self):
-            self.rows = iter(x)
-
-        def get_next(self):
-            row = next(self.rows, None)
-            return None if row is None else {"image": row[None]}
-
-    options = {"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False}
-    with tempfile.TemporaryDirectory() as folder:
-        prepared = os.path.join(folder, "prepared.onnx")
-        quant_pre_process(plain, prepared, skip_symbolic_shape=True)
-        quantize_static(prepared, path, Reader(), quant_format=QuantFormat.QDQ, per_channel=True, activation_type=QuantType.QInt8,
-                        weight_type=QuantType.QInt8, extra_options=options)
+    return normalised(picked, CIFAR if cifar else IMAGENET)
 
 
 def check_symmetric(path):
@@ -120,7 +74,7 @@ def onnx_logits(path, x):
 
     ort.set_default_logger_severity(3)  # constants in half precision that it cannot fold are no error
     session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return np.concatenate([session.run(None, {"image": row[None]})[0] for row in x])
+    return np.concatenate([session.run(None, {INPUT: row[None]})[0] for row in x])
 
 
 def script_logits(path, x):
@@ -146,7 +100,8 @@ def make(model, name, count, x, args):
         warnings.simplefilter("ignore")
         torch.jit.trace(net, image).save(at(".ts"))
     export(net, image, at(".onnx"))
-    quantize(at(".onnx"), at(".s8s8.onnx"), x)
+    # As TensorRT's explicit quantization takes it: zero points are 0, and biases stay float.
+    quantize(at(".onnx"), at(".s8s8.onnx"), x, "QInt8", ActivationSymmetric=True, WeightSymmetric=True, QuantizeBias=False)
     pairs = check_symmetric(at(".s8s8.onnx"))
     # A copy, because halving is done in place.
     halved = Half(Mean(RideModel.from_checkpoint(args.checkpoint), count))

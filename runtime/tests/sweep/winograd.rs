@@ -1,6 +1,8 @@
 //! What Winograd's algorithm has to get right: tiles of every kind, all ways to cut a layer, the largest numbers.
 
-use super::{Case, Random, Sweep, VALUES, Values, shape};
+use super::case::{Case, VALUES, Values};
+use super::random::Random;
+use super::{Sweep, shape};
 use ride_runtime::kernels::k8n16::winograd::{ACC_BITS, Grid, MIN_SHIFT, Plan};
 use ride_runtime::op::ConvShape;
 

@@ -3,7 +3,7 @@
 
 Each model is written down by the names that its project gives its parameters, and calls PyTorch's functions on them in the
 order in which that project's evaluation does. Parameters are not stored: every element is a function of its tensor's name
-and its index, which `compiler/tests/relatives.rs` computes as well.
+and its index, which `compiler/tests/relatives` computes as well.
 
     python make.py            # writes golden.json; needs torch and numpy
 """

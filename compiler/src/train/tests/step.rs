@@ -1,5 +1,8 @@
 //! One whole training step against PyTorch's values, which `tests/data/train/make.py` stores.
 
+#[path = "../../../tests/seeded/mod.rs"]
+mod seeded;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -11,6 +14,7 @@ use super::net::{flat, plan};
 use crate::checkpoint;
 use crate::train::loss::{Distillation, RideLoss, Settings, Teacher, with_teacher};
 use crate::train::net::{Net, Outputs};
+use seeded::uniform;
 
 const CLASSES: usize = 5;
 const IMAGES: usize = 6;
@@ -20,19 +24,6 @@ const REWEIGHT: usize = 10;
 const RATE: f64 = 0.1;
 const MOMENTUM: f64 = 0.9;
 const DECAY: f64 = 5e-4;
-
-/// The script's numbers: SplitMix64 of an FNV-1a hash of the name plus the index.
-fn uniform(name: &str, len: usize) -> Vec<f64> {
-    let hash = |seed: u64, byte: u8| (seed ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3);
-    let seed = name.bytes().fold(0xCBF2_9CE4_8422_2325, hash);
-    let number = |index: u64| {
-        let x = seed.wrapping_add(index.wrapping_mul(0x9E37_79B9_7F4A_7C15));
-        let x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        ((x ^ (x >> 31)) >> 40) as f64 / f64::from(1u32 << 23) - 1.0
-    };
-    (1..=len as u64).map(number).collect()
-}
 
 fn tensor(name: &str, shape: &[usize], scale: f64) -> Tensor {
     let data: Vec<f32> = uniform(name, shape.iter().product()).into_iter().map(|x| (x * scale) as f32).collect();

@@ -1,35 +1,10 @@
 //! Weights: out of the artifact's layout into the order in which a numeric path reads them.
 
-use ride_runtime::kernels::{self, Params, dense, k4n2, k8n4, k8n16};
+use ride_runtime::kernels::{self, Params, dense, packing};
 use ride_runtime::model::Part;
 use ride_runtime::op::{Conv, ConvShape, Dense, Layout};
 
 use crate::Path;
-
-/// Labels of one pass of [`places`]: int8 numbers from 1 on, 0 being padding.
-const LABELS: usize = 127;
-
-/// For each weight of a plain tensor, where it lies in a packed one: what the packing does to labels. Each pass tells one
-/// digit of every weight's number.
-fn places(count: usize, packed_len: usize, pack: impl Fn(&[i8], &mut [u8])) -> Vec<u32> {
-    let (mut numbers, mut used) = (vec![0usize; packed_len], vec![false; packed_len]);
-    let mut unit = 1;
-    while unit < count.max(2) {
-        let digits: Vec<i8> = (0..count).map(|i| (i / unit % LABELS) as i8 + 1).collect();
-        let mut packed = vec![0; packed_len];
-        pack(&digits, &mut packed);
-        for (at, &label) in packed.iter().enumerate().filter(|(_, label)| **label != 0) {
-            used[at] = true;
-            numbers[at] += unit * (usize::from(label) - 1);
-        }
-        unit *= LABELS;
-    }
-    let mut places = vec![0; count];
-    for (at, number) in numbers.into_iter().enumerate().filter(|(at, _)| used[*at]) {
-        places[number] = at as u32;
-    }
-    places
-}
 
 /// A convolution's constants for signed activations.
 pub(super) struct Plain {
@@ -41,15 +16,9 @@ pub(super) struct Plain {
 
 /// Unpacks a convolution.
 pub(super) fn unpack(part: &Part<'_>, conv: &Conv) -> Plain {
-    let (shape, packed) = (conv.shape, part.constants(conv.weights));
-    let count = usize::from(shape.out_c) * shape.taps();
-    let from = |places: Vec<u32>| places.into_iter().map(|at| packed[at as usize] as i8).collect();
-    let weights: Vec<i8> = match conv.layout {
-        Layout::Ohwi => packed.iter().map(|&w| w as i8).collect(),
-        Layout::K8N16 => from(places(count, packed.len(), |w, out| k8n16::pack(&shape, w, out))),
-        Layout::K4N2 => from(places(count, packed.len(), |w, out| k4n2::pack(&shape, w, out))),
-        Layout::K8N4 => from(places(count, packed.len(), |w, out| k8n4::pack(&shape, w, out))),
-    };
+    let shape = conv.shape;
+    let mut weights = vec![0; usize::from(shape.out_c) * shape.taps()];
+    packing::unpack(&shape, conv.layout, part.constants(conv.weights), &mut weights);
     let arrays = Params::new(part.constants(conv.params), kernels::padded_channels(&shape, conv.layout));
     let params = (0..usize::from(shape.out_c)).map(|c| {
         let at = kernels::param_at(&shape, conv.layout, c);
@@ -170,32 +139,4 @@ pub(super) fn dense_rows(part: &Part<'_>, layer: &Dense) -> Vec<u8> {
         }
     }
     out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_packing_can_be_taken_back() {
-        for (in_c, out_c, kernel, groups) in
-            [(3, 16, 3, 1), (16, 24, 3, 1), (24, 20, 1, 1), (32, 32, 3, 8), (12, 6, 3, 3), (9, 18, 5, 3)]
-        {
-            let shape = ConvShape { in_h: 5, in_w: 5, in_c, out_c, kernel, stride: 1, padding: 1, groups };
-            let count = usize::from(out_c) * shape.taps();
-            let weights: Vec<i8> = (0..count).map(|i| (i * 37 % 251) as u8 as i8).collect();
-            type Pack = fn(&ConvShape, &[i8], &mut [u8]);
-            let packings: [(usize, Pack); 3] = [
-                (k8n16::weights_len(&shape), k8n16::pack),
-                (k8n4::weights_len(&shape), k8n4::pack),
-                (k4n2::weights_len(&shape), k4n2::pack),
-            ];
-            for (len, pack) in packings {
-                let mut packed = vec![0; len];
-                pack(&shape, &weights, &mut packed);
-                let back = places(count, len, |w, out| pack(&shape, w, out));
-                assert!(back.iter().zip(&weights).all(|(&at, &w)| packed[at as usize] as i8 == w), "{shape:?}");
-            }
-        }
-    }
 }
