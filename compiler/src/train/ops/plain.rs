@@ -1,8 +1,9 @@
 //! Operations composed of candle's own, NCHW: what runs on GPUs, and what the faster ones are compared with.
 
 use anyhow::{Context, Result};
-use candle_core::{D, Tensor};
+use candle_core::Tensor;
 
+use super::tape::{self, per_channel};
 use crate::train::net::Mode;
 use crate::train::params::Params;
 use crate::train::plan::{ConvNorm, Part, Shortcut};
@@ -79,9 +80,8 @@ pub(in crate::train) fn option_a(input: &Tensor, stride: usize, pad: usize) -> R
 }
 
 fn conv_norm(layer: &ConvNorm, params: &Params, input: &Tensor, mode: Mode) -> Result<Tensor> {
-    let shape = layer.shape;
     let weight = params.get(&format!("{}.weight", layer.conv))?;
-    let output = input.conv2d(weight, shape.padding, shape.stride, 1, shape.groups)?;
+    let output = tape::convolve(layer.shape, input, weight)?;
     batch_norm(&layer.norm, params, &output, mode)
 }
 
@@ -90,24 +90,18 @@ fn batch_norm(module: &str, params: &Params, input: &Tensor, mode: Mode) -> Resu
     let get = |field: &str| params.get(&format!("{module}.{field}"));
     let (weight, bias) = (get("weight")?, get("bias")?);
     let (running_mean, running_var) = (get("running_mean")?, get("running_var")?);
-    let per_channel = |tensor: &Tensor| tensor.reshape((1, (), 1, 1));
-    let (centred, variance) = match mode {
-        Mode::Eval => (input.broadcast_sub(&per_channel(running_mean)?)?, per_channel(running_var)?),
-        Mode::Train => {
-            let average = |x: &Tensor| x.mean_keepdim(D::Minus1)?.mean_keepdim(D::Minus2)?.mean_keepdim(0);
-            let mean = average(input)?;
-            let centred = input.broadcast_sub(&mean)?;
-            let variance = average(&centred.sqr()?)?;
-            let count = (input.elem_count() / input.dim(1)?) as f64;
-            let unbiased = (variance.detach() * (count / (count - 1.0).max(1.0)))?;
-            for (running, batch) in [(running_mean, mean.detach()), (running_var, unbiased)] {
-                running.set(&((running.as_tensor() * (1.0 - MOMENTUM))? + (batch.flatten_all()? * MOMENTUM)?)?)?;
-            }
-            (centred, variance)
-        }
-    };
-    let factor = per_channel(weight)?.broadcast_div(&(variance + EPSILON)?.sqrt()?)?;
-    Ok(centred.broadcast_mul(&factor)?.broadcast_add(&per_channel(bias)?)?)
+    if mode == Mode::Eval {
+        let factor = (weight.as_tensor() / (running_var.as_tensor() + EPSILON)?.sqrt()?)?;
+        let shift = (bias.as_tensor() - (running_mean.as_tensor() * &factor)?)?;
+        return Ok(input.broadcast_mul(&per_channel(&factor)?)?.broadcast_add(&per_channel(&shift)?)?);
+    }
+    let [output, mean, variance] = tape::normalize(input, weight, bias, EPSILON)?;
+    let count = (input.elem_count() / input.dim(1)?) as f64;
+    let unbiased = (variance * (count / (count - 1.0).max(1.0)))?;
+    for (running, batch) in [(running_mean, mean), (running_var, unbiased)] {
+        running.set(&((running.as_tensor() * (1.0 - MOMENTUM))? + (batch.flatten_all()? * MOMENTUM)?)?)?;
+    }
+    Ok(output)
 }
 
 /// Vectors along `dim` divided by their L2 norm, of which 1e-12 is the least.
