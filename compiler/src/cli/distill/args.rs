@@ -146,11 +146,14 @@ pub(super) struct TrainingArgs {
 #[command(next_help_heading = "Loss")]
 pub(super) struct LossArgs {
     /// Factor of the experts' divergence from their mean: negative makes them diverse
-    #[arg(long, value_name = "X", default_value_t = -0.45, allow_negative_numbers = true)]
+    #[arg(long, value_name = "X", default_value_t = -0.2, allow_negative_numbers = true)]
     diversity: f64,
     /// Share of the epochs after which classes are weighted by their rarity; 1 for never [default: 0.8]
     #[arg(long, value_name = "SHARE")]
     reweight: Option<f64>,
+    /// How much a class's weight follows its frequency, and its temperature with it (the authors: 0.02 for ImageNet-LT)
+    #[arg(long, value_name = "X", default_value_t = 0.05)]
+    reweight_factor: f64,
     /// Temperature at which student and teacher are compared
     #[arg(long, value_name = "T", default_value_t = 1.5)]
     temperature: f64,
@@ -240,6 +243,7 @@ impl LossArgs {
         loss::Settings {
             s: scale,
             reweight_epoch: (share < 1.0).then(|| schedule.milestone(share) as usize),
+            reweight_factor: self.reweight_factor,
             additional_diversity_factor: self.diversity,
             ..loss::Settings::default()
         }
