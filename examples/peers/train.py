@@ -9,6 +9,7 @@ pass and an update by SGD with Nesterov's momentum. They run in turn, in process
 """
 import argparse
 import json
+import os
 import pathlib
 import re
 import statistics
@@ -17,7 +18,7 @@ import sys
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-OURS = ROOT / "target/release/examples/train"
+OURS = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release/examples/train"
 
 
 def eager(batch, threads, seconds):
