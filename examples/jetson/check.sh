@@ -15,10 +15,12 @@
 #   RIDE_CUDA_TESTS="a b"     only tests with a or b in their names; the report says so
 #   RIDE_CUDA_PROFILE=dev     Cargo's profile, instead of release
 #
+# In a folder that bundle.sh has made, on a board without Rust, it takes the programs that lie there instead of building them.
+#
 # Exit codes: 0 everything holds, 1 something is missing, 2 a step failed.
 set -euo pipefail
 fail() { echo "error: $*" >&2; exit 1; }
-[ $# -ge 2 ] && [ $# -le 3 ] || { sed -n '2,19s/^# \{0,1\}//p' "$0" >&2; exit 1; }
+[ $# -ge 2 ] && [ $# -le 3 ] || { sed -n '2,21s/^# \{0,1\}//p' "$0" >&2; exit 1; }
 [ -f "$1" ] || fail "there is no artifact $1: ride-compile build MODEL --target jetson-orin -o $1"
 artifact=$(realpath "$1") report=$(realpath -m "$2") models=
 [ ! -d "$report" ] || fail "$2 is a folder; name the report's file"
@@ -30,8 +32,9 @@ if [ -n "${3:-}" ]; then
 fi
 runs=${RIDE_CUDA_RUNS:-100000} only=${RIDE_CUDA_TESTS:-} profile=${RIDE_CUDA_PROFILE:-release}
 [[ $runs =~ ^[1-9][0-9]{0,8}$ ]] || fail "RIDE_CUDA_RUNS=$runs is no number of runs"
-command -v cargo >/dev/null || fail "there is no cargo: curl https://sh.rustup.rs -sSf | sh"
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+[ -d bundle ] || command -v cargo >/dev/null ||
+    fail "there is no cargo: curl https://sh.rustup.rs -sSf | sh, or examples/jetson/bundle.sh on another machine"
 
 work=$(mktemp -d)
 trap 'rm -rf "$work" "$report.$$"' EXIT
@@ -56,19 +59,24 @@ step() { # name, command
     fi
 }
 
-target=$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
-folder=$target/$profile
-[ "$profile" != dev ] || folder=$target/debug
-cargo build --locked --profile "$profile" -p ride-example-jetson
-program=$folder/ride-example-jetson
+if [ -d bundle ]; then
+    profile=$(cat bundle/profile) commit=$(cat bundle/commit) program=$PWD/bundle/ride-example-jetson
+    suite=(env RIDE_REPOSITORY="$PWD" "$PWD/bundle/exact")
+else
+    target=$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
+    program=$target/$profile/ride-example-jetson
+    [ "$profile" != dev ] || program=$target/debug/ride-example-jetson
+    commit=$(git describe --always --dirty 2>/dev/null || echo unknown)
+    suite=(cargo test --locked --profile "$profile" --no-fail-fast -p ride-cuda --)
+    cargo build --locked --profile "$profile" -p ride-example-jetson
+fi
 "$program" board "$artifact" >"$work/board"
 
 step check "$program" check "$artifact" --count "$(least "$runs" 4)"
 check="{\"result\": \"$result\", \"output\": $(lines "$work/check"), \"errors\": $(lines "$work/check.err" 20)}"
 
 # shellcheck disable=SC2086 # names of tests, each a word
-step tests env RIDE_CUDA_TEST=gpu RIDE_CUDA_RUNS="$runs" cargo test --locked --profile "$profile" --no-fail-fast -p ride-cuda -- \
-    --include-ignored --nocapture $only
+step tests env RIDE_CUDA_TEST=gpu RIDE_CUDA_RUNS="$runs" "${suite[@]}" --include-ignored --nocapture $only
 grep -E '^test |^test result|every bit the same' "$work/tests" >"$work/results" || true
 tests="{\"result\": \"$result\", \"only\": $(quoted "$only"), \"output\": $(lines "$work/results")"
 [ "$result" = passed ] || tests+=", \"errors\": $(lines "$work/tests.err" 60)"
@@ -80,9 +88,8 @@ latency=null
 
 peers=null
 if [ -n "$models" ]; then
-    step build cargo build --locked --profile "$profile" -p ride-compiler
-    step peers python3 examples/peers/gpu.py --artifact "$artifact" --models "$models" --ride-compile "$folder/ride-compile" \
-        --passes "$(least "$runs" 5)" --json
+    step peers python3 examples/peers/gpu.py --artifact "$artifact" --models "$models" --program "$program" \
+        --passes "$(least "$runs" 5)" --runs "$(least "$runs" 1000)" --json
     peers="{\"result\": \"failed\", \"errors\": $(lines "$work/peers.err" 20)}"
     [ "$result" = failed ] || peers=$(cat "$work/peers")
 fi
@@ -93,7 +100,7 @@ cat >"$report.$$" <<END
 {
  "result": "$result",
  "date": "$(date -u +%Y-%m-%dT%H:%M:%SZ)",
- "commit": $(quoted "$(git describe --always --dirty 2>/dev/null || echo unknown)"),
+ "commit": $(quoted "$commit"),
  "profile": $(quoted "$profile"),
  "runs": $runs,
  "artifact": {"file": $(quoted "$(basename "$artifact")"), "sha256": "$(sha256sum <"$artifact" | cut -d' ' -f1)"},

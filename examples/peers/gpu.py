@@ -2,6 +2,7 @@
 """Latency of an artifact on an NVIDIA GPU beside other runtimes on the same GPU: batch 1, all in the same run.
 
     pip install numpy onnxruntime-gpu torch        # and TensorRT, which JetPack brings; whatever of these there is
+    cargo build --release -p ride-example-jetson
     python examples/peers/gpu.py --artifact my-ride.ride --models DIR [--passes 5] [--json] [--cpu]
 
 DIR holds the same network for the others, as "1" (stem and first expert) and "all" (all experts, mean of the logits);
@@ -153,7 +154,7 @@ def output_of(command):
 
 def ours(args):
     """Medians of our artifact for "1" and "all", in single launches."""
-    command = [args.ride_compile, "bench", args.artifact, "--device", "cuda", "--seconds", str(args.seconds), "--json"]
+    command = [args.program, "latency", args.artifact, "--count", str(args.runs)]
     rows = [row for row in json.loads(output_of(command))["rows"] if row["executor"] == "persistent"]
     numbers = {int(row["experts"]): row["median_us"] for row in rows if row["experts"].isdigit()}
     return {"1": numbers[1], "all": numbers[max(numbers)]}
@@ -163,9 +164,10 @@ def arguments():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--artifact", help="artifact of ride-compile build")
     p.add_argument("--models", help="folder of the other runtimes' models")
-    p.add_argument("--ride-compile", default="target/release/ride-compile")
+    p.add_argument("--program", default="target/release/ride-example-jetson", help="our program; see examples/jetson")
     p.add_argument("--passes", type=int, default=5)
-    p.add_argument("--seconds", type=float, default=1.0, help="a measurement's length")
+    p.add_argument("--runs", type=int, default=1000, help="runs of our program for a measurement")
+    p.add_argument("--seconds", type=float, default=1.0, help="length of a measurement of the others")
     p.add_argument("--cpu", action="store_true", help="the models on the CPU, too: a check of files, no comparison")
     p.add_argument("--json", action="store_true")
     p.add_argument("--worker", nargs=4, help=argparse.SUPPRESS)

@@ -154,9 +154,12 @@ pub fn float(network: &Network) -> Result<reference::Executor> {
     reference::Executor::new(network).context("the network is broken")
 }
 
-/// The repository's root.
+/// The repository's root: where it was when this was built, or the folder that `RIDE_REPOSITORY` names, for tests that run on
+/// another machine.
 pub fn repository() -> &'static Path {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+    static ROOT: OnceLock<PathBuf> = OnceLock::new();
+    let here = || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+    ROOT.get_or_init(|| std::env::var_os("RIDE_REPOSITORY").map_or_else(here, PathBuf::from))
 }
 
 /// A file or folder among the data that may lie beside the repository: in the folder that `RIDE_SHARED` names, else in

@@ -24,11 +24,18 @@ fn interpreter() -> PathBuf {
     tests.parent().expect("a folder").join(name)
 }
 
+/// Cargo's profile of this test.
+const PROFILE: &str = if cfg!(debug_assertions) { "dev" } else { "release" };
+
 /// The script as for a GPU with all numeric paths, in few runs.
 fn script(arguments: &[&Path]) -> Command {
+    run(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/check.sh")), arguments)
+}
+
+fn run(script: &Path, arguments: &[&Path]) -> Command {
     let mut command = Command::new("bash");
-    command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/check.sh")).args(arguments);
-    command.env("RIDE_CUDA_PROFILE", if cfg!(debug_assertions) { "dev" } else { "release" });
+    command.arg(script).args(arguments);
+    command.env("RIDE_CUDA_PROFILE", PROFILE);
     command.env("RIDE_CUDA_LIBRARY", interpreter()).env("RIDE_PTX_VISIBLE", "4");
     command.env("RIDE_CUDA_RUNS", "1").env("RIDE_CUDA_TESTS", "grids_of step_by");
     command
@@ -101,6 +108,32 @@ fn a_failing_gpu_has_a_report_too() {
     assert!(output(&report["tests"]).iter().any(|line| line.contains("FAILED")), "{report}");
     assert_eq!(report["latency"], Value::Null);
     assert_eq!(report["board"]["multiprocessors"], 5);
+}
+
+/// A board without Rust gets the programs in a folder.
+#[test]
+fn a_bundle_needs_no_cargo() {
+    let (folder, artifact, path) = folder();
+    let bundle = folder.path().join("bundle");
+    let make = || {
+        let mut command = Command::new("bash");
+        command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/bundle.sh")).arg(&bundle);
+        command.env("RIDE_CUDA_PROFILE", PROFILE).output().expect("bash")
+    };
+    let made = make();
+    assert!(made.status.success(), "{}", said(&made));
+    let mut command = run(&bundle.join("examples/jetson/check.sh"), &[&artifact, &path]);
+    let done = command.env("PATH", "/usr/bin:/bin").output().expect("bash");
+    assert_eq!(done.status.code(), Some(0), "{}", said(&done));
+    let report = report(&path);
+    assert_eq!((&report["result"], &report["profile"]), (&Value::from("passed"), &Value::from(PROFILE)));
+    for test in ["grids_of_all_sizes", "step_by_step"] {
+        assert!(output(&report["tests"]).contains(&&*format!("test {test} ... ok")), "{report}");
+    }
+    assert!(report["commit"].as_str().is_some_and(|commit| !commit.is_empty()));
+    let again = make();
+    assert_eq!(again.status.code(), Some(1));
+    assert!(said(&again).contains("is there already"), "{}", said(&again));
 }
 
 #[test]
