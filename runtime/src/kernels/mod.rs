@@ -355,6 +355,9 @@ pub struct Backend {
     pub layout: Layout,
     /// Convolution.
     pub conv: ConvKernel,
+    /// Whether it is worth choosing on this machine, which must have the instruction set: of two backends for the same one,
+    /// each is the faster on some processors.
+    pub pays: fn() -> bool,
     /// Shortcut.
     ///
     /// # Safety
@@ -403,6 +406,8 @@ pub static BACKENDS: &[Backend] = &[
     x86::AVXVNNI,
     #[cfg(target_arch = "x86_64")]
     x86::AVX512VNNI,
+    #[cfg(target_arch = "x86_64")]
+    x86::AVX512PAIRS,
 ];
 
 /// The one layout that the kernels of this build read, if there is but one, as in firmware: what belongs to others is
@@ -417,9 +422,14 @@ pub(crate) const ONLY_LAYOUT: Option<Layout> = {
     if same { Some(first) } else { None }
 };
 
+/// The backends for `layout` that this machine can run and that may be worth it, fastest first.
+pub fn choices(layout: Layout) -> impl Iterator<Item = &'static Backend> {
+    BACKENDS.iter().rev().filter(move |b| b.layout == layout && b.isa.available() && (b.pays)())
+}
+
 /// The fastest backend for `layout` that this machine can run.
 pub fn best(layout: Layout) -> Option<&'static Backend> {
-    BACKENDS.iter().rev().find(|b| b.layout == layout && b.isa.available())
+    choices(layout).next()
 }
 
 /// Scratch bytes of convolutions over [`Layout::Ohwi`]: the windows of three pixels, which the Helium kernels gather; the

@@ -35,6 +35,7 @@ const fn backend(isa: Isa, conv: ConvKernel) -> Backend {
         isa,
         layout: Layout::K8N4,
         conv,
+        pays: || true,
         shortcut: run_shortcut,
         max_pool: run_max_pool,
         pool: run_pool,

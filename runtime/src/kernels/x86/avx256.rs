@@ -35,6 +35,7 @@ pub(in crate::kernels) const AVX2: Backend = Backend {
     isa: Isa::Avx2,
     layout: Layout::K8N16,
     conv: kernel::<Avx2>("qs8_conv_4x16_k8n16_avx2", 4, run_avx2),
+    pays: || true,
     shortcut: run_shortcut,
     max_pool: run_max_pool,
     pool: run_pool,
@@ -45,6 +46,7 @@ pub(in crate::kernels) const AVXVNNI: Backend = Backend {
     isa: Isa::AvxVnni,
     layout: Layout::K8N16,
     conv: kernel::<Vnni<Vex>>("qs8_conv_6x16_k8n16_avxvnni", 6, run_avxvnni),
+    pays: || true,
     shortcut: run_shortcut,
     max_pool: run_max_pool,
     pool: run_pool,
@@ -55,6 +57,7 @@ pub(in crate::kernels) const AVX512VL: Backend = Backend {
     isa: Isa::Avx512Vnni,
     layout: Layout::K8N16,
     conv: kernel::<Vnni<Evex>>("qs8_conv_6x16_k8n16_avx512vl", 6, run_avx512vl),
+    pays: || true,
     shortcut: run_shortcut,
     max_pool: run_max_pool,
     pool: run_pool,
@@ -64,19 +67,19 @@ pub(in crate::kernels) const AVX512VL: Backend = Backend {
 #[target_feature(enable = "avx2")]
 unsafe fn run_avx2(call: &mut ConvCall<'_>) {
     // SAFETY: this function has the instruction set that the unit asks for.
-    unsafe { conv::run::<Wide256<Avx2>>(call) }
+    unsafe { conv::run::<Wide256<Avx2>>(call, false) }
 }
 
 #[target_feature(enable = "avx2,avxvnni")]
 unsafe fn run_avxvnni(call: &mut ConvCall<'_>) {
     // SAFETY: this function has the instruction set that the unit asks for.
-    unsafe { conv::run::<Wide256<Vnni<Vex>>>(call) }
+    unsafe { conv::run::<Wide256<Vnni<Vex>>>(call, false) }
 }
 
 #[target_feature(enable = "avx2,avx512vl,avx512vnni")]
 unsafe fn run_avx512vl(call: &mut ConvCall<'_>) {
     // SAFETY: this function has the instruction set that the unit asks for.
-    unsafe { conv::run::<Wide256<Vnni<Evex>>>(call) }
+    unsafe { conv::run::<Wide256<Vnni<Evex>>>(call, false) }
 }
 
 #[target_feature(enable = "avx2")]

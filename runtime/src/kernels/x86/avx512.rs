@@ -3,7 +3,7 @@
 use super::params::Channels;
 use super::simd::Simd;
 use super::tile::{self, Kind, Tile, Width};
-use super::{conv, dense, depthwise, grouped, max_pool, shortcut, winograd};
+use super::{conv, dense, depthwise, grouped, max_pool, pairs, shortcut, winograd};
 use crate::kernels::k8n16::{self, BLOCK, winograd::Plan};
 use crate::kernels::{Backend, ConvCall, ConvKernel, Isa, MaxPoolCall, PoolCall, ShortcutCall, scalar};
 use crate::op::Layout;
@@ -23,6 +23,7 @@ pub(in crate::kernels) const BACKEND: Backend = Backend {
         channel_step: BLOCK,
         run,
     },
+    pays: || true,
     shortcut: run_shortcut,
     max_pool: run_max_pool,
     pool: run_pool,
@@ -34,7 +35,31 @@ unsafe fn run(call: &mut ConvCall<'_>) {
     // SAFETY: this function has the instruction set that `Avx512` asks for.
     unsafe {
         if !winograd::run(call, Plan::that_pays) {
-            conv::run::<Avx512>(call)
+            conv::run::<Avx512>(call, false)
+        }
+    }
+}
+
+/// The same with pairs of accumulators, where there is only one block of channels: see [`pairs`].
+pub(in crate::kernels) const PAIRS: Backend = Backend {
+    conv: ConvKernel {
+        name: "qs8_conv_8x16c8_k8n16_avx512vnni",
+        tile: (8, 16),
+        scratch_len: |shape| winograd::scratch_len(shape, Plan::that_pays),
+        splits: true,
+        channel_step: BLOCK,
+        run: run_with_pairs,
+    },
+    pays: pairs::pay,
+    ..BACKEND
+};
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+unsafe fn run_with_pairs(call: &mut ConvCall<'_>) {
+    // SAFETY: this function has the instruction set that `Avx512` asks for.
+    unsafe {
+        if !winograd::run(call, Plan::that_pays) {
+            conv::run::<Avx512>(call, true)
         }
     }
 }
@@ -57,7 +82,7 @@ unsafe fn run_winograd(call: &mut ConvCall<'_>) {
     // SAFETY: this function has the instruction set that `Avx512` asks for.
     unsafe {
         if !winograd::run(call, Plan::new) {
-            conv::run::<Avx512>(call)
+            conv::run::<Avx512>(call, false)
         }
     }
 }
@@ -96,6 +121,18 @@ unsafe fn run_grouped<const MR: usize, const STRIDE: usize>(t: Tile<'_>) {
 
 const fn grouped<const MR: usize, const STRIDE: usize>() -> Width {
     Width { pixels: MR, run: run_grouped::<MR, STRIDE> }
+}
+
+/// # Safety
+/// AVX-512 F, BW, VL and VNNI are available and the tile is valid for [`pairs::body`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+unsafe fn run_pairs<const MR: usize, const TAIL: bool>(t: Tile<'_>) {
+    // SAFETY: as promised by the caller.
+    unsafe { pairs::body::<MR, TAIL>(t) }
+}
+
+const fn paired<const MR: usize, const TAIL: bool>() -> Width {
+    Width { pixels: MR, run: run_pairs::<MR, TAIL> }
 }
 
 const fn width<const MR: usize, const NB: usize, const TAIL: bool>() -> Width {
@@ -162,6 +199,21 @@ impl Simd for Avx512 {
             blocks: 1,
             tail: true,
             fetch: false,
+            pairs: true,
+            widths: &[paired::<8, true>(), paired::<7, true>(), paired::<4, true>()],
+        },
+        Kind {
+            blocks: 1,
+            tail: false,
+            fetch: false,
+            pairs: true,
+            widths: &[paired::<8, false>(), paired::<7, false>(), paired::<4, false>()],
+        },
+        Kind {
+            blocks: 1,
+            tail: true,
+            fetch: false,
+            pairs: false,
             widths: &[width::<8, 1, true>(), width::<7, 1, true>(), width::<4, 1, true>()],
         },
         // 64 channels are a cache line, which is loaded and stored as a whole.
@@ -169,36 +221,42 @@ impl Simd for Avx512 {
             blocks: 4,
             tail: false,
             fetch: true,
+            pairs: false,
             widths: &[fetching::<6, 4>(), fetching::<5, 4>(), fetching::<4, 4>(), fetching::<3, 4>()],
         },
         Kind {
             blocks: 3,
             tail: false,
             fetch: true,
+            pairs: false,
             widths: &[fetching::<8, 3>(), fetching::<7, 3>(), fetching::<4, 3>()],
         },
         Kind {
             blocks: 3,
             tail: false,
             fetch: false,
+            pairs: false,
             widths: &[width::<8, 3, false>(), width::<7, 3, false>(), width::<4, 3, false>()],
         },
         Kind {
             blocks: 2,
             tail: false,
             fetch: false,
+            pairs: false,
             widths: &[width::<8, 2, false>(), width::<7, 2, false>(), width::<4, 2, false>()],
         },
         Kind {
             blocks: 1,
             tail: false,
             fetch: false,
+            pairs: false,
             widths: &[width::<16, 1, false>(), width::<8, 1, false>(), width::<7, 1, false>(), width::<4, 1, false>()],
         },
         Kind {
             blocks: 0,
             tail: true,
             fetch: false,
+            pairs: false,
             widths: &[width::<16, 0, true>(), width::<8, 0, true>(), width::<7, 0, true>(), width::<4, 0, true>()],
         },
     ];
@@ -208,12 +266,14 @@ impl Simd for Avx512 {
             blocks: 1,
             tail: false,
             fetch: false,
+            pairs: false,
             widths: &[grouped::<8, 1>(), grouped::<7, 1>(), grouped::<4, 1>()],
         },
         &Kind {
             blocks: 1,
             tail: false,
             fetch: false,
+            pairs: false,
             widths: &[grouped::<8, 2>(), grouped::<7, 2>(), grouped::<4, 2>()],
         },
     ];

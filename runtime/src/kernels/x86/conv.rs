@@ -103,12 +103,12 @@ pub(super) fn prepare(call: &mut ConvCall<'_>, scratch: usize) -> Option<u8> {
     bits
 }
 
-/// Runs a convolution.
+/// Runs a convolution, with [`super::pairs`] if the backend takes them.
 ///
 /// # Safety
 /// The instruction set of `S` is available.
 #[inline(always)]
-pub(super) unsafe fn run<S: Simd>(call: &mut ConvCall<'_>) {
+pub(super) unsafe fn run<S: Simd>(call: &mut ConvCall<'_>, pairs: bool) {
     if let Some(form) = k8n16::Grouped::of(&call.conv.shape) {
         // SAFETY: as promised by the caller.
         return unsafe { grouped::run::<S>(call, &form) };
@@ -121,20 +121,25 @@ pub(super) unsafe fn run<S: Simd>(call: &mut ConvCall<'_>) {
     let ring = Ring::new(&parts.shape, S::UNIT, usize::from(call.conv.shape.in_c));
     let Some(pre_shift) = prepare(call, needed::<S>(&parts, &ring)) else { return };
     // SAFETY: as promised by the caller; the slices have been checked.
-    unsafe { run_checked::<S>(call, &parts, ring, pre_shift) }
+    unsafe { run_checked::<S>(call, &parts, ring, (pre_shift, pairs)) }
 }
 
 /// # Safety
 /// The instruction set of `S` is available and `is_complete`.
 #[inline(always)]
-unsafe fn run_checked<S: Simd>(call: &mut ConvCall<'_>, parts: &k8n16::Parts, ring: Ring, pre_shift: u8) {
+unsafe fn run_checked<S: Simd>(
+    call: &mut ConvCall<'_>,
+    parts: &k8n16::Parts,
+    ring: Ring,
+    (pre_shift, pairs): (u8, bool),
+) {
     let conv = call.conv;
     let border = conv.border.map(|b| b ^ 0x80);
     // Only a layer of one part is cut along its channels.
     let (whole, first) = (k8n16::part_weights_len(&parts.shape), call.channels.start);
     let out_c = if parts.count == 1 { call.channels.len() as u16 } else { parts.shape.out_c };
     let (shape, rows, input) = piece(ConvShape { out_c, ..parts.shape }, call);
-    let taste = Taste::of(&shape, whole);
+    let taste = Taste::of(&shape, whole, pairs);
     // The columns of a part's window do not follow each other in the input.
     let (long, connected) = (long_rows(shape), parts.count == 1 || shape.kernel == 1);
     let in_place = connected && reads_in_place::<S>(&long, taste, border);

@@ -87,16 +87,18 @@ pub(super) struct Taste {
     pub(super) lines: bool,
     /// Weights are so many that they come from afar.
     pub(super) fetch: bool,
+    /// A single block of channels takes [`super::pairs`].
+    pub(super) pairs: bool,
 }
 
 /// Bytes of weights that are not read from the first caches.
 const FAR: usize = 96 << 10;
 
 impl Taste {
-    /// What suits a shape with so many bytes of weights.
+    /// What suits a shape with so many bytes of weights on a backend that takes pairs or does not: they have no half steps.
     #[inline(always)]
-    pub(super) fn of(shape: &ConvShape, weights: usize) -> Self {
-        Taste { lines: shape.kernel == 1, fetch: weights >= FAR }
+    pub(super) fn of(shape: &ConvShape, weights: usize, pairs: bool) -> Self {
+        Taste { lines: shape.kernel == 1, fetch: weights >= FAR, pairs: pairs && k8n16::half_steps(shape) == 0 }
     }
 }
 
@@ -104,6 +106,7 @@ impl Taste {
 pub(super) fn next_kind<S: Simd>(blocks: k8n16::Blocks, done: usize, taste: Taste) -> Option<&'static Kind> {
     let left = blocks.full - done;
     let good = |k: &&Kind| match (k.tail, k.blocks) {
+        _ if k.pairs && !taste.pairs => false,
         (true, n) => blocks.tail && n == left,
         (false, 4) => taste.lines && left > 0 && left.is_multiple_of(4),
         // Two tiles of two blocks are faster than three and one.

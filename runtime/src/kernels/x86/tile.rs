@@ -29,6 +29,8 @@ pub(super) struct Kind {
     pub(super) tail: bool,
     /// Whether they fetch ahead.
     pub(super) fetch: bool,
+    /// Whether they are those of [`super::pairs`].
+    pub(super) pairs: bool,
     /// Widest first.
     pub(super) widths: &'static [Width],
 }
@@ -233,7 +235,7 @@ pub(super) fn hint<const HOW: i32>(at: *const u8) {
 /// The same pointer, but compilers do not see that. They would keep one pointer for each pixel otherwise, more than
 /// there are registers, instead of adding the pixel's distance in the address.
 #[inline(always)]
-fn opaque(mut p: *const u8) -> *const u8 {
+pub(super) fn opaque(mut p: *const u8) -> *const u8 {
     // SAFETY: no instruction at all, so no memory is touched either.
     #[allow(clippy::pointers_in_nomem_asm_block)]
     unsafe {

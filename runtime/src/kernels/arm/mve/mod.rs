@@ -23,6 +23,7 @@ pub const BACKEND: Backend = Backend {
         channel_step: 0,
         run: conv::run,
     },
+    pays: || true,
     shortcut: shortcut::run,
     max_pool: scalar::max_pool::run,
     pool: scalar::pool::run,

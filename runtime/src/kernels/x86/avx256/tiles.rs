@@ -54,12 +54,12 @@ unsafe fn grouped_avx2<const MR: usize, const STRIDE: usize>(t: Tile<'_>) {
 
 /// Tiles of a block of 16 channels.
 const fn block(widths: &'static [Width]) -> Kind {
-    Kind { blocks: 1, tail: false, fetch: false, widths }
+    Kind { blocks: 1, tail: false, fetch: false, pairs: false, widths }
 }
 
 /// Tiles of the last block, of 8 channels.
 const fn tail(widths: &'static [Width]) -> Kind {
-    Kind { blocks: 0, tail: true, fetch: false, widths }
+    Kind { blocks: 0, tail: true, fetch: false, pairs: false, widths }
 }
 
 const fn width(pixels: usize, run: unsafe fn(Tile<'_>)) -> Width {

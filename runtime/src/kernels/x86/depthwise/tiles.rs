@@ -38,7 +38,7 @@ unsafe fn avx512<const MR: usize, const STRIDE: usize>(t: Tile<'_>) {
 }
 
 const fn kind(widths: &'static [Width]) -> Kind {
-    Kind { blocks: 1, tail: false, fetch: false, widths }
+    Kind { blocks: 1, tail: false, fetch: false, pairs: false, widths }
 }
 
 const fn width(pixels: usize, run: unsafe fn(Tile<'_>)) -> Width {
