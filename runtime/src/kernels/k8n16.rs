@@ -18,6 +18,11 @@
 //! Biases are folded for activations moved to unsigned bytes (`q + 128`), which is what `vpdpbusd` multiplies.
 
 mod depthwise;
+// Elsewhere they only say how large x86's artifacts are; firmware does not even ask.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+pub(super) mod ring;
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+pub(super) mod scratch;
 pub mod winograd;
 
 pub use depthwise::Depthwise;

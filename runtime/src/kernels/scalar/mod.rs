@@ -48,14 +48,15 @@ pub const K4N2: Backend = Backend {
     dense: dense::packed,
 };
 
-/// The layout of x86 vector units, one pixel by one block at a time.
+/// The layout of x86 vector units, one pixel by one block at a time. Needs no scratch memory, but asks for what the vector
+/// kernels need: compilers on other machines learn it from here.
 pub const K8N16: Backend = Backend {
     isa: Isa::Scalar,
     layout: Layout::K8N16,
     conv: ConvKernel {
         name: "qs8_conv_1x16_k8n16_scalar",
         tile: (1, 16),
-        scratch_len: |_| 0,
+        scratch_len: crate::kernels::k8n16::scratch::scratch_len,
         splits: true,
         channel_step: BLOCK,
         run: conv::k8n16,

@@ -6,6 +6,7 @@ use super::ring::{Ring, Rows};
 use super::simd::Simd;
 use super::tile::{FETCHED, Kind, MAX_KERNEL, Row, Tile};
 use super::{depthwise, grouped};
+use crate::kernels::k8n16::scratch::{self, entries};
 use crate::kernels::k8n16::{BLOCK, STEP};
 use crate::kernels::{ConvCall, Params, k8n16, params_len, scalar};
 use crate::op::{ConvShape, Layout};
@@ -36,18 +37,13 @@ const HEAVY: usize = 384 << 10;
 /// Pixels of a row that is made of several rows of a 1x1 convolution, at most.
 const LONG_ROW: usize = 112;
 
-/// Entries of a part's table of parameters.
-fn entries(blocks: k8n16::Blocks) -> usize {
-    blocks.full + usize::from(blocks.tail)
-}
-
 /// Bytes of scratch memory: room to align, the parameters, the ring.
 pub(super) fn scratch_len<S: Simd>(shape: &ConvShape) -> usize {
     if let Some(form) = k8n16::Grouped::of(shape) {
-        return grouped::scratch_len(shape, &form);
+        return scratch::grouped_len(shape, &form);
     }
     if let Some(form) = k8n16::Depthwise::of(shape) {
-        return depthwise::scratch_len(shape, &form);
+        return scratch::depthwise_len(shape, &form);
     }
     let parts = k8n16::Parts::of(shape);
     needed::<S>(&parts, &Ring::new(&parts.shape, S::UNIT, usize::from(shape.in_c)))
@@ -55,8 +51,7 @@ pub(super) fn scratch_len<S: Simd>(shape: &ConvShape) -> usize {
 
 #[inline(always)]
 fn needed<S: Simd>(parts: &k8n16::Parts, ring: &Ring) -> usize {
-    let table = parts.count * entries(k8n16::Blocks::of(parts.shape.out_c));
-    Channels::table_len(table) + ring.len(const { widest(S::KINDS) })
+    scratch::dense_len(parts, ring, const { widest(S::KINDS) })
 }
 
 /// Whether every slice is as long as the shape asks, and scratch memory has `scratch` bytes; always so for a validated

@@ -11,30 +11,22 @@ use super::conv::{prepare, visible};
 use super::params::{Channels, fill_grouped};
 use super::plan::{Geometry, Plan};
 use super::ring::{Ring, Rows};
-use super::simd::{REACH, Simd};
+use super::simd::Simd;
 use super::store::finish;
 use super::tile::{Accumulators, Row, Tile, start};
-use crate::kernels::k8n16::Grouped;
+use crate::kernels::k8n16::{Grouped, scratch};
 use crate::kernels::{ConvCall, Params};
 use crate::op::ConvShape;
 use core::ops::Range;
 
 const KERNEL: usize = Grouped::KERNEL;
-/// Pixels of the widest tile of any unit.
-const WIDEST: usize = 8;
-
-/// Bytes of scratch memory: room to align, the parameters, the ring and what is read beyond it.
-pub(super) fn scratch_len(shape: &ConvShape, form: &Grouped) -> usize {
-    Channels::table_len(form.blocks) + Ring::of_pixels(shape).len(WIDEST) + REACH
-}
-
 /// Runs a convolution.
 ///
 /// # Safety
 /// The instruction set of `S` is available.
 #[inline(always)]
 pub(super) unsafe fn run<S: Simd>(call: &mut ConvCall<'_>, form: &Grouped) {
-    let Some(pre_shift) = prepare(call, scratch_len(&call.conv.shape, form)) else { return };
+    let Some(pre_shift) = prepare(call, scratch::grouped_len(&call.conv.shape, form)) else { return };
     // SAFETY: as promised by the caller; the slices have been checked.
     unsafe { run_checked::<S>(call, form, pre_shift) }
 }
@@ -154,11 +146,11 @@ impl Layer<'_> {
 ///
 /// # Safety
 /// The instruction set of `S` is available. In each of the row's `rows`, windows of `MR` pixels from `start` on, `STRIDE`
-/// times `pixel` bytes apart, may be read up to [`REACH`] bytes behind each four of inputs; weights are those of the
+/// times `pixel` bytes apart, may be read up to [`scratch::GROUPED_REACH`] bytes behind each four of inputs; weights are those of the
 /// block from the first of the rows on; outputs as for any [`Tile`].
 #[inline(always)]
 pub(super) unsafe fn body<S: Simd, const MR: usize, const STRIDE: usize>(t: Tile<'_>) {
-    const { assert!(MR <= WIDEST) };
+    const { assert!(MR <= scratch::WIDEST) };
     // SAFETY: promised by the caller.
     unsafe {
         let mut acc = start::<S, MR, 1, false>(t);

@@ -1,5 +1,6 @@
 //! Parameters of output channels as tiles load them.
 
+use crate::kernels::k8n16::scratch;
 use crate::kernels::{Params, k8n16};
 
 /// Parameters of a block, spread over 16 lanes so that tiles only load them.
@@ -27,14 +28,10 @@ pub(super) struct Channels {
     pub(super) quads: [u8; 16],
 }
 
-impl Channels {
-    /// Bytes of memory for a table of `entries`, with room to align it.
-    #[inline(always)]
-    pub(super) fn table_len(entries: usize) -> usize {
-        align_of::<Channels>() + entries * size_of::<Channels>()
-    }
+const _: () = assert!(size_of::<Channels>() == scratch::ENTRY && align_of::<Channels>() == scratch::ENTRY_ALIGN);
 
-    /// A table of `entries` at the beginning of scratch memory of at least [`Channels::table_len`] bytes, not filled in
+impl Channels {
+    /// A table of `entries` at the beginning of scratch memory of at least [`scratch::table_len`] bytes, not filled in
     /// yet, and what is left behind it.
     #[inline(always)]
     pub(super) fn split(scratch: &mut [u8], entries: usize) -> (&mut [Channels], &mut [u8]) {

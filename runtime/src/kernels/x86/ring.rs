@@ -9,34 +9,9 @@
 //! pixel, because windows do not start at multiples of a step.
 
 use super::tile::MAX_KERNEL;
-use crate::kernels::k8n16::{self, STEP};
+use crate::kernels::k8n16::STEP;
+pub(super) use crate::kernels::k8n16::ring::Ring;
 use crate::op::ConvShape;
-
-/// Rows begin at multiples of this in the ring, which itself does.
-const ALIGN: usize = 64;
-
-/// Where things lie in the ring of a part of a layer, for a unit with `unit` bytes a step.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Ring {
-    shape: ConvShape,
-    unit: usize,
-    /// Bytes of a pixel.
-    pixel: usize,
-    /// Bytes before the padding, so that the first real pixel is aligned.
-    lead: usize,
-    /// Bytes of a slot.
-    pub(super) pitch: usize,
-    /// Bytes from the window of an output pixel to that of the next.
-    pub(super) distance: usize,
-    /// Bytes of a padded row before it is cut into steps, if it has to be.
-    staging: usize,
-    /// Whether steps are cut from window rows of small pixels.
-    window_rows: bool,
-    /// Bytes of an input row.
-    input_row: usize,
-    /// Bytes of an input pixel; a part reads only some of its channels.
-    input_pixel: usize,
-}
 
 /// What rows are made from.
 #[derive(Clone, Copy)]
@@ -48,43 +23,6 @@ pub(super) struct Rows<'a> {
 }
 
 impl Ring {
-    #[inline(always)]
-    pub(super) fn new(shape: &ConvShape, unit: usize, input_pixel: usize) -> Self {
-        let width = usize::from(shape.in_w) + 2 * usize::from(shape.padding);
-        let (channels, stride) = (usize::from(shape.in_c), usize::from(shape.stride));
-        let window_rows = k8n16::window_rows(shape);
-        let cut = window_rows && unit != STEP;
-        let pixel = if window_rows { channels } else { channels.div_ceil(STEP) * unit };
-        let row = if cut { shape.out_w() * k8n16::row_steps(shape) * unit } else { width * pixel };
-        let padding = usize::from(shape.padding) * pixel;
-        let lead = if cut { 0 } else { padding.next_multiple_of(ALIGN) - padding };
-        Ring {
-            shape: *shape,
-            unit,
-            pixel,
-            lead,
-            pitch: (lead + row).next_multiple_of(ALIGN),
-            distance: if cut { k8n16::row_steps(shape) * unit } else { stride * pixel },
-            staging: if cut { (width * channels + STEP).next_multiple_of(ALIGN) } else { 0 },
-            window_rows,
-            input_row: usize::from(shape.in_w) * input_pixel,
-            input_pixel,
-        }
-    }
-
-    /// The ring of a convolution with groups, with all channels of its pixels.
-    #[inline(always)]
-    pub(super) fn of_pixels(shape: &ConvShape) -> Self {
-        Ring::new(&ConvShape { groups: 1, ..*shape }, STEP, usize::from(shape.in_c))
-    }
-
-    /// Bytes of the ring. A tile of `pixels` may start at any output pixel and read on to its end.
-    #[inline(always)]
-    pub(super) fn len(&self, pixels: usize) -> usize {
-        let beyond = (pixels - 1) * self.distance + k8n16::row_steps(&self.shape) * self.unit;
-        self.staging + usize::from(self.shape.kernel) * self.pitch + beyond
-    }
-
     /// Number of the slot of input row `y` (from `-padding` on).
     pub(super) fn slot(&self, y: isize) -> usize {
         let kernel = usize::from(self.shape.kernel);

@@ -3,9 +3,6 @@
 use super::params::Channels;
 use super::tile::Kind;
 
-/// Bytes that [`Simd::pick`] may read.
-pub(super) const REACH: usize = 96;
-
 /// A vector unit. One value of [`Simd::Lanes`] has one 128-bit lane for each of [`Simd::PIXELS`] pixels; accumulators
 /// always come in sixteens.
 ///
@@ -51,7 +48,7 @@ pub(super) trait Simd: 'static {
 
     /// Reads [`Channels::quads`].
     unsafe fn lanes(channels: &Channels) -> Self::Quads;
-    /// Four inputs for each accumulator: those that `lanes` says, in fours from `from` on. Reads [`REACH`] bytes.
+    /// Four inputs for each accumulator: those that `lanes` says, in fours from `from` on. Reads [`GROUPED_REACH`](crate::kernels::k8n16::scratch::GROUPED_REACH) bytes.
     unsafe fn pick(from: *const u8, lanes: Self::Quads) -> Self::Picked;
     /// The next 16 bytes of each of three rows as the first three inputs of each accumulator, the fourth of which is zero.
     unsafe fn stack(rows: [*const u8; 3]) -> Self::Picked;

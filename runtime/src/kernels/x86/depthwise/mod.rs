@@ -15,29 +15,19 @@ use super::ring::{Ring, Rows};
 use super::simd::Simd;
 use super::store::finish;
 use super::tile::{Row, Tile, start};
-use crate::kernels::k8n16::{self, Blocks, Depthwise};
+use crate::kernels::k8n16::{self, Blocks, Depthwise, scratch};
 use crate::kernels::{ConvCall, Params};
 use crate::op::ConvShape;
 use core::ops::Range;
 
 const KERNEL: usize = Depthwise::KERNEL;
-/// Pixels of the widest tile of any unit.
-const WIDEST: usize = 8;
-/// Bytes of a pixel that [`Simd::stack`] reads from each row, whether there are so many channels or not.
-const REACH: usize = 16;
-
-/// Bytes of scratch memory: room to align, the parameters, the ring and what is read beyond it.
-pub(super) fn scratch_len(shape: &ConvShape, form: &Depthwise) -> usize {
-    Channels::table_len(form.blocks) + Ring::of_pixels(shape).len(WIDEST) + REACH
-}
-
 /// Runs a convolution.
 ///
 /// # Safety
 /// The instruction set of `S` is available.
 #[inline(always)]
 pub(super) unsafe fn run<S: Simd>(call: &mut ConvCall<'_>, form: &Depthwise) {
-    let Some(pre_shift) = prepare(call, scratch_len(&call.conv.shape, form)) else { return };
+    let Some(pre_shift) = prepare(call, scratch::depthwise_len(&call.conv.shape, form)) else { return };
     // SAFETY: as promised by the caller; the slices have been checked.
     unsafe { run_checked::<S>(call, form, pre_shift) }
 }
@@ -143,10 +133,10 @@ impl Layer<'_> {
 ///
 /// # Safety
 /// The instruction set of `S` is available. In each of the row's three `rows`, `(MR - 1) * STRIDE + 3` pixels from `start`
-/// on, `pixel` bytes apart, may be read for [`REACH`] bytes; weights are those of the block; outputs as for any [`Tile`].
+/// on, `pixel` bytes apart, may be read for [`scratch::DEPTHWISE_REACH`] bytes; weights are those of the block; outputs as for any [`Tile`].
 #[inline(always)]
 pub(super) unsafe fn body<S: Simd, const MR: usize, const STRIDE: usize>(t: Tile<'_>) {
-    const { assert!(MR <= WIDEST) };
+    const { assert!(MR <= scratch::WIDEST) };
     // SAFETY: promised by the caller.
     unsafe {
         let mut acc = start::<S, MR, 1, false>(t);

@@ -15,6 +15,7 @@ mod weights;
 use super::avx512::Avx512;
 use super::conv::{is_complete, scratch_len as direct_scratch_len};
 use super::params::{Channels, fill_channels};
+use crate::kernels::k8n16::scratch::winograd_len;
 use crate::kernels::k8n16::winograd::{FACTOR, Grid, PLACES, Plan, SHIFT};
 use crate::kernels::k8n16::{BLOCK, Blocks};
 use crate::kernels::{ConvCall, Params};
@@ -31,12 +32,7 @@ pub(super) type Choice = fn(&ConvShape) -> Option<Plan>;
 /// Bytes of scratch memory for either algorithm.
 pub(super) fn scratch_len(shape: &ConvShape, choice: Choice) -> usize {
     let direct = direct_scratch_len::<Avx512>(shape);
-    choice(shape).map_or(direct, |plan| direct.max(needed(&plan)))
-}
-
-/// Room to align, the parameters, and the plan's.
-fn needed(plan: &Plan) -> usize {
-    Channels::table_len(plan.blocks) + plan.scratch_len()
+    choice(shape).map_or(direct, |plan| direct.max(winograd_len(&plan)))
 }
 
 /// Runs a convolution, if this is the algorithm for it and exact; says whether it was.
@@ -46,7 +42,7 @@ fn needed(plan: &Plan) -> usize {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 pub(super) unsafe fn run(call: &mut ConvCall<'_>, choice: Choice) -> bool {
     let Some(plan) = choice(&call.conv.shape) else { return false };
-    if !Plan::is_exact(call.conv, call.channel_params().right_shift) || !is_complete(call, needed(&plan)) {
+    if !Plan::is_exact(call.conv, call.channel_params().right_shift) || !is_complete(call, winograd_len(&plan)) {
         return false;
     }
     // SAFETY: the instruction set is there, and all slices have been checked against the shape.
