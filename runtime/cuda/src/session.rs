@@ -75,56 +75,26 @@ enum Range {
     Parts(u32, u32),
 }
 
-/// Memory that the host writes before a launch or reads behind it: the GPU's own, or shared where the board can.
+/// Where images come in: page-locked memory of the host's, which the GPU reads itself where the two share their memory;
+/// elsewhere it gets a copy, because every byte is read several times.
 #[derive(Debug)]
-enum Exchange {
-    Shared(Mapped),
-    Copied(Buffer, Vec<u8>),
+struct Image {
+    host: Mapped,
+    copy: Option<Buffer>,
 }
 
-impl Exchange {
+impl Image {
     fn new(device: &Device, len: usize) -> Result<Self, Error> {
-        if device.facts().integrated {
-            Mapped::new(device, len).map(Exchange::Shared)
-        } else {
-            Ok(Exchange::Copied(Buffer::new(device, len)?, vec![0; len]))
-        }
+        let copy = if device.facts().integrated { None } else { Some(Buffer::new(device, len)?) };
+        Ok(Image { host: Mapped::new(device, len)?, copy })
     }
 
     fn address(&self) -> u64 {
-        match self {
-            Exchange::Shared(mapped) => mapped.address,
-            Exchange::Copied(buffer, _) => buffer.address,
-        }
-    }
-
-    fn bytes(&self) -> &[u8] {
-        match self {
-            Exchange::Shared(mapped) => mapped.bytes(),
-            Exchange::Copied(_, copy) => copy,
-        }
-    }
-
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        match self {
-            Exchange::Shared(mapped) => mapped.bytes_mut(),
-            Exchange::Copied(_, copy) => copy,
-        }
+        self.copy.as_ref().map_or(self.host.address, |copy| copy.address)
     }
 
     fn upload(&self, stream: &Stream) -> Result<(), Error> {
-        match self {
-            Exchange::Shared(_) => Ok(()),
-            Exchange::Copied(buffer, copy) => buffer.write(copy, stream),
-        }
-    }
-
-    /// Waits for the stream and brings what the GPU has written.
-    fn download(&mut self, stream: &Stream) -> Result<(), Error> {
-        match self {
-            Exchange::Shared(_) => stream.wait(),
-            Exchange::Copied(buffer, copy) => buffer.read(0, copy, stream),
-        }
+        self.copy.as_ref().map_or(Ok(()), |copy| copy.write(self.host.bytes(), stream))
     }
 }
 
@@ -145,8 +115,9 @@ pub struct Session<'m> {
     part_table: Buffer,
     arena: Buffer,
     control: Buffer,
-    image: Exchange,
-    result: Exchange,
+    image: Image,
+    /// Memory of the host's that the GPU writes: a few words and the logits, each once.
+    result: Mapped,
     /// Experts that have run for the current sample; `None` before the stem.
     experts: Option<usize>,
     logits: Vec<f32>,
@@ -188,8 +159,8 @@ impl<'m> Session<'m> {
             part_table: Buffer::of(device, &part_table, &stream)?,
             arena: Buffer::new(device, model.arena_len())?,
             control,
-            image: Exchange::new(device, model.input_len())?,
-            result: Exchange::new(device, 4 * program.result_words)?,
+            image: Image::new(device, model.input_len())?,
+            result: Mapped::new(device, 4 * program.result_words)?,
             stream,
             kernel,
             model,
@@ -226,10 +197,10 @@ impl<'m> Session<'m> {
         self.blocks
     }
 
-    /// Bytes of GPU memory in use, without what the driver takes for itself.
+    /// Bytes of GPU memory in use, without what the driver takes for itself and what lies in the host's memory.
     pub fn memory(&self) -> usize {
         let own = [&self.ops, &self.constants, &self.part_table, &self.arena, &self.control];
-        own.into_iter().map(|b| b.len).sum::<usize>() + self.image.bytes().len() + self.result.bytes().len()
+        own.into_iter().chain(&self.image.copy).map(|b| b.len).sum()
     }
 
     /// Classifies one image: raw unsigned pixels, height × width × channels.
@@ -245,7 +216,7 @@ impl<'m> Session<'m> {
     /// what the GPU reads.
     pub fn image_mut(&mut self) -> &mut [u8] {
         let len = self.model.input_len();
-        &mut self.image.bytes_mut()[..len]
+        &mut self.image.host.bytes_mut()[..len]
     }
 
     /// Classifies what is in [`Session::image_mut`].
@@ -428,7 +399,7 @@ impl<'m> Session<'m> {
         };
         let (mut ops, mut constants, mut arena) = (self.ops.address, self.constants.address, self.arena.address);
         let (mut image, mut control) = (self.image.address(), self.control.address);
-        let (mut result, mut parts) = (self.result.address(), self.part_table.address);
+        let (mut result, mut parts) = (self.result.address, self.part_table.address);
         let Asked { mut mode, mut threshold } = asked;
         let mut params: [*mut c_void; 12] = [
             (&raw mut ops).cast(),
@@ -447,12 +418,17 @@ impl<'m> Session<'m> {
         let grid = Grid { blocks: self.blocks, threads: THREADS, together: alone == 0 };
         // SAFETY: the twelve parameters of `ride_run` with their types. The program was made from a validated model: all
         // offsets in its table lie in the buffers, which live as long as the stream.
-        unsafe { self.kernel.launch(grid, &mut params, &self.stream) }
+        let launched = unsafe { self.kernel.launch(grid, &mut params, &self.stream) };
+        if launched.is_err() {
+            // Nobody else will, and the image may still be on its way. Of two errors, the first one counts.
+            let _ = self.stream.wait();
+        }
+        launched
     }
 
     /// Waits for the GPU and takes the answer.
     fn collect(&mut self) -> Result<(), Error> {
-        self.result.download(&self.stream)?;
+        self.stream.wait()?;
         let logits = self.logit_bytes().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b));
         self.logits = logits.collect();
         self.experts = Some(self.result_word(0) as usize);

@@ -186,12 +186,13 @@ impl Buffer {
         Ok(buffer)
     }
 
-    /// Copies as many bytes to its start.
+    /// Copies as many bytes to its start. Those that lie in [`Mapped`] memory are read when the stream comes to it, and must
+    /// stay as they are until then.
     pub(crate) fn write(&self, bytes: &[u8], stream: &Stream) -> Result<(), Error> {
         assert!(bytes.len() <= self.len);
         self.device.call("cuMemcpyHtoDAsync_v2", |api| {
             // SAFETY: both sides have as many bytes. Memory of the caller's that is not page-locked has been read when the
-            // call returns.
+            // call returns; other memory lives until the stream is done with it.
             unsafe { (api.cuMemcpyHtoDAsync_v2)(self.address, bytes.as_ptr().cast(), bytes.len(), stream.handle) }
         })
     }
