@@ -77,15 +77,15 @@ template <u32 PIXELS, u32 CHANNELS> struct Words {
 template <u32 PIXELS, u32 CHANNELS> struct Source {
     Input in;
     Window window[PIXELS];
-    const Tap *taps;
     const u32 *weights;
     u32 columns; // of all groups
 };
 
 template <u32 PIXELS, u32 CHANNELS, bool WORD>
-INLINE Words<PIXELS, CHANNELS> fetch(const Source<PIXELS, CHANNELS> &from, const Tile<PIXELS, CHANNELS> &tile, u32 k)
+INLINE Words<PIXELS, CHANNELS> fetch(const Source<PIXELS, CHANNELS> &from, const Tile<PIXELS, CHANNELS> &tile, u64 place,
+                                     u32 k)
 {
-    Tap tap = tap_at(from.taps, k);
+    Tap tap = tap_of(place);
     Words<PIXELS, CHANNELS> words;
 #pragma unroll
     for (u32 i = 0; i < PIXELS; ++i)
@@ -121,25 +121,37 @@ template <u32 PIXELS, u32 CHANNELS> INLINE void settle_tile(Tile<PIXELS, CHANNEL
             settle(tile.sum[i][j]);
 }
 
-template <u32 PIXELS, u32 CHANNELS, bool WORD>
-INLINE void multiply_words(const Op &op, Tile<PIXELS, CHANNELS> &tile, const Source<PIXELS, CHANNELS> &from)
+// What counts is how many loads are under way, see `conv_mma.h`: words of AHEAD steps, and the place of the step behind them.
+template <u32 PIXELS, u32 CHANNELS, bool WORD, u32 AHEAD>
+INLINE void multiply_words(const u64 *taps, u32 words, Tile<PIXELS, CHANNELS> &tile, const Source<PIXELS, CHANNELS> &from)
 {
-    // Loads of the next words are under way while these are multiplied.
-    Words<PIXELS, CHANNELS> now = fetch<PIXELS, CHANNELS, WORD>(from, tile, 0);
-#pragma unroll 1
-    for (u32 k = 1; k < op.words; ++k) {
-        Words<PIXELS, CHANNELS> next = fetch<PIXELS, CHANNELS, WORD>(from, tile, k);
-        multiply_tile(tile, now, from.in.flip);
-        now = next;
-        if (full(k))
-            settle_tile(tile);
+    Words<PIXELS, CHANNELS> ahead[AHEAD];
+#pragma unroll
+    for (u32 s = 0; s < AHEAD; ++s) {
+        u32 k = min_u32(s, words - 1);
+        ahead[s] = fetch<PIXELS, CHANNELS, WORD>(from, tile, taps[k], k);
     }
-    multiply_tile(tile, now, from.in.flip);
+    u64 place = taps[min_u32(AHEAD, words - 1)];
+#pragma unroll 1
+    for (u32 k = 0; k < words; k += AHEAD)
+#pragma unroll
+        for (u32 s = 0; s < AHEAD; ++s) {
+            if (k + s < words) {
+                Words<PIXELS, CHANNELS> now = ahead[s];
+                if (k + s + AHEAD < words) {
+                    ahead[s] = fetch<PIXELS, CHANNELS, WORD>(from, tile, place, k + s + AHEAD);
+                    place = taps[min_u32(k + s + AHEAD + 1, words - 1)];
+                }
+                multiply_tile(tile, now, from.in.flip);
+                if (full(k + s + 1))
+                    settle_tile(tile);
+            }
+        }
     settle_tile(tile);
 }
 
 // More than one channel a thread only without groups: all of a thread's channels read the same inputs.
-template <u32 PIXELS, u32 CHANNELS, bool WORD> INLINE void convolve_tiles(const Program &p, const Op &op)
+template <u32 PIXELS, u32 CHANNELS, u32 AHEAD, bool WORD> INLINE void convolve_tiles(const Program &p, const Op &op)
 {
     u32 pixels = op.out_h * op.out_w, across = div_up(op.out_c, CHANNELS);
     u32 count = div_up(pixels, PIXELS) * across;
@@ -163,23 +175,28 @@ template <u32 PIXELS, u32 CHANNELS, bool WORD> INLINE void convolve_tiles(const 
         }
         Source<PIXELS, CHANNELS> from;
         from.in = input_of(p, op, group);
-        from.taps = constants<Tap>(p, op.taps);
         from.weights = constants<u32>(p, op.weights);
         from.columns = op.columns * op.groups;
 #pragma unroll
         for (u32 i = 0; i < PIXELS; ++i)
             from.window[i] = window_of(op, min_u32(tile.pixel[i], pixels - 1));
-        multiply_words<PIXELS, CHANNELS, WORD>(op, tile, from);
+        multiply_words<PIXELS, CHANNELS, WORD, AHEAD>(taps_of(p, op), op.words, tile, from);
         const Param *params = constants<Param>(p, op.params);
         // A copy, because stores might change the original for all that the compiler knows.
         const Op out = op;
 #pragma unroll
         for (u32 j = 0; j < CHANNELS; ++j) {
             Param param = params[tile.column[j]];
+            u32 channel = tile.channel[j];
+            auto exists = [&](u32 i) { return tile.pixel[i] < pixels && channel < out.out_c; };
+            Before before[PIXELS];
 #pragma unroll
             for (u32 i = 0; i < PIXELS; ++i)
-                if (tile.pixel[i] < pixels && tile.channel[j] < out.out_c)
-                    finish(out, param, p.arena, tile.pixel[i] * out.out_c + tile.channel[j], total(tile.sum[i][j]));
+                before[i] = before_of(p, out, tile.pixel[i] * out.out_c + channel, exists(i));
+#pragma unroll
+            for (u32 i = 0; i < PIXELS; ++i)
+                if (exists(i))
+                    finish(out, param, p.arena, tile.pixel[i] * out.out_c + channel, total(tile.sum[i][j]), before[i]);
         }
     }
 }
@@ -189,6 +206,6 @@ INLINE void convolve(const Program &p, const Op &op)
 {
     bool words = op.flags & WORDS;
     if (op.tile)
-        return words ? convolve_tiles<4, 4, true>(p, op) : convolve_tiles<4, 4, false>(p, op);
-    return words ? convolve_tiles<2, 1, true>(p, op) : convolve_tiles<2, 1, false>(p, op);
+        return words ? convolve_tiles<4, 4, 2, true>(p, op) : convolve_tiles<4, 4, 1, false>(p, op);
+    return words ? convolve_tiles<2, 1, 8, true>(p, op) : convolve_tiles<2, 1, 4, false>(p, op);
 }

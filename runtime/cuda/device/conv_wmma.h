@@ -13,9 +13,9 @@ struct Words {
     u32 v[2];
 };
 
-template <bool WORD> INLINE Words fetch(const Input &in, const Tap *taps, const Window (&window)[2], u32 k)
+template <bool WORD> INLINE Words fetch(const Input &in, const Window (&window)[2], u64 place)
 {
-    Tap tap = tap_at(taps, 4 * k + lane() % 4);
+    Tap tap = tap_of(place);
     Words words = {{word_at<WORD>(in, window[0], tap), word_at<WORD>(in, window[1], tap)}};
     return words;
 }
@@ -80,10 +80,17 @@ INLINE void finish_tile(const Program &p, Op op, const Staging &staging, u32 fir
         return;
     Param param = (constants<Param>(p, op.params) + group * op.columns)[c];
     u32 rows = min_u32(16, op.out_h * op.out_w - first);
-#pragma unroll 1
-    for (u32 row = lane() / 16; row < rows; row += 2)
-        finish(op, param, p.arena, (first + row) * op.out_c + group * op.group_out + c,
-               staging.sums[row * 16 + lane() % 16]);
+    u32 base = first * op.out_c + group * op.group_out + c;
+    Before before[8];
+#pragma unroll
+    for (u32 i = 0; i < 8; ++i)
+        before[i] = before_of(p, op, base + (lane() / 16 + 2 * i) * op.out_c, lane() / 16 + 2 * i < rows);
+#pragma unroll
+    for (u32 i = 0; i < 8; ++i) {
+        u32 row = lane() / 16 + 2 * i;
+        if (row < rows)
+            finish(op, param, p.arena, base + row * op.out_c, staging.sums[row * 16 + lane() % 16], before[i]);
+    }
 }
 
 // A warp computes 16 pixels x 16 TILES channels.
@@ -91,7 +98,7 @@ template <u32 TILES, bool WORD> INLINE void convolve_tiles(const Program &p, con
 {
     u32 pixels = op.out_h * op.out_w, tiles = op.columns / 16, steps = op.words / 4;
     u32 across = div_up(tiles, TILES), count = div_up(pixels, 16) * across * op.groups;
-    const Tap *taps = constants<Tap>(p, op.taps);
+    const u64 *taps = taps_of(p, op) + lane() % 4;
 #pragma unroll 1
     for (u32 item = grid_warp(); item < count; item += grid_warps()) {
         u32 down = item / (across * op.groups), rest = item - down * across * op.groups;
@@ -106,23 +113,43 @@ template <u32 TILES, bool WORD> INLINE void convolve_tiles(const Program &p, con
             weights[j] = p.constants + op.weights + (u64)(group * tiles + min_u32(column + j, tiles - 1)) * steps * 256;
             sum[j] = Eight();
         }
-        // Loads of the next step are under way while this one is multiplied.
-        Words words = fetch<WORD>(in, taps, window, 0);
+        // What counts is how many loads are under way, see `conv_mma.h`: inputs of AHEAD steps, the place of the step behind
+        // them, the next step's weights.
+        enum { AHEAD = 3 };
+        u32 last = steps - 1;
+        Words ahead[AHEAD];
+#pragma unroll
+        for (u32 s = 0; s < AHEAD; ++s)
+            ahead[s] = fetch<WORD>(in, window, taps[4 * min_u32(s, last)]);
+        u64 place = taps[4 * min_u32(AHEAD, last)];
+        Fragment b[TILES];
+#pragma unroll
+        for (u32 j = 0; j < TILES; ++j)
+            b[j] = load_weights(weights[j]);
 #pragma unroll 1
-        for (u32 k = 0; k < steps; ++k) {
-            Fragment b[TILES];
+        for (u32 k = 0; k < steps; k += AHEAD)
 #pragma unroll
-            for (u32 j = 0; j < TILES; ++j)
-                b[j] = load_weights(weights[j] + 256 * k);
-            stage(words, in.flip, staging);
-            words = fetch<WORD>(in, taps, window, min_u32(k + 1, steps - 1));
-            warp_barrier();
-            Fragment a = load_inputs(staging);
+            for (u32 s = 0; s < AHEAD; ++s) {
+                if (k + s < steps) {
+                    stage(ahead[s], in.flip, staging);
+                    if (k + s + AHEAD < steps) {
+                        ahead[s] = fetch<WORD>(in, window, place);
+                        place = taps[4 * min_u32(k + s + AHEAD + 1, last)];
+                    }
+                    Fragment next[TILES];
 #pragma unroll
-            for (u32 j = 0; j < TILES; ++j)
-                wmma(sum[j], a, b[j]);
-            warp_barrier();
-        }
+                    for (u32 j = 0; j < TILES; ++j)
+                        next[j] = load_weights(weights[j] + 256 * min_u32(k + s + 1, last));
+                    warp_barrier();
+                    Fragment a = load_inputs(staging);
+#pragma unroll
+                    for (u32 j = 0; j < TILES; ++j) {
+                        wmma(sum[j], a, b[j]);
+                        b[j] = next[j];
+                    }
+                    warp_barrier();
+                }
+            }
 #pragma unroll
         for (u32 j = 0; j < TILES; ++j) {
             store_sums(sum[j], staging);

@@ -32,18 +32,34 @@ INLINE void put_value(u8 *arena, const Op &op, u32 at, i32 value)
     }
 }
 
-// Requantizes an accumulator without its bias and stores it, adding the zero point or the residual.
-INLINE void finish(const Op &op, const Param &param, u8 *arena, u32 at, i32 acc)
+// The residual's bytes, which lie where an output goes. A thread waits for every load that stands behind a store or a branch of
+// its own, so that those of all its outputs belong before, without branches.
+struct Before {
+    i32 hi;
+    u32 lo;
+};
+
+// Of an output that exists; bytes that mean nothing otherwise, and where nothing is added.
+INLINE Before before_of(const Program &p, const Op &op, u32 at, bool exists)
+{
+    bool read = exists & (op.flags & ACCUMULATE) != 0;
+    const u8 *hi = read ? p.arena + op.out_hi + at : p.constants;
+    const u8 *lo = read & (op.flags & WIDE) != 0 ? p.arena + op.out_lo + at : p.constants;
+    Before before = {(i8)*hi, *lo};
+    return before;
+}
+
+// Requantizes an accumulator without its bias, adds it to the zero point or the residual and stores it.
+INLINE void finish(const Op &op, const Param &param, u8 *arena, u32 at, i32 acc, const Before &before)
 {
     i32 value = requantize((i32)((u32)acc + (u32)param.bias), param.multiplier, (u32)param.right_shift);
-    bool wide = op.flags & WIDE, raw = op.flags & RAW;
+    bool wide = op.flags & WIDE, residual = op.flags & ACCUMULATE;
+    i32 base = !residual ? op.zero : wide ? before.hi * 256 + (i32)before.lo : before.hi;
     i32 sum;
-    if (op.flags & ACCUMULATE) {
-        i32 base = value_at(arena, op.out_hi, op.out_lo, wide, at);
-        sum = raw ? add_raw(op.zero, base, value) : wide ? add_wide(base, value) : add_narrow(base, value);
-    } else {
-        sum = raw ? value : wide ? add_wide(op.zero, value) : add_narrow(op.zero, value);
-    }
+    if (op.flags & RAW)
+        sum = residual ? add_raw(op.zero, base, value) : value;
+    else
+        sum = wide ? add_wide(base, value) : add_narrow(base, value);
     put_value(arena, op, at, clamp(sum, op.min, op.max));
 }
 

@@ -40,13 +40,21 @@ INLINE void max_pool(const Program &p, const Op &op)
         u32 row = pixel / op.out_w, column = pixel - row * op.out_w;
         i32 top = (i32)(row * op.stride) - (i32)op.padding, left = (i32)(column * op.stride) - (i32)op.padding;
         i32 best = -32768;
+        // Four places at a time, so that their loads are under way together. Behind the last place it counts once more, and beyond
+        // the border the next one inside does: both are in the window, so no maximum changes.
+        u32 last = op.kernel * op.kernel - 1;
 #pragma unroll 1
-        for (u32 tap = 0; tap < op.kernel * op.kernel; ++tap) {
-            u32 y = (u32)(top + (i32)(tap / op.kernel)), x = (u32)(left + (i32)(tap % op.kernel));
-            if (y < op.in_h && x < op.in_w) {
-                i32 v = value_at(p.arena, op.source_hi, op.source_lo, wide, (y * op.in_w + x) * op.in_c + channel);
-                best = v > best ? v : best;
+        for (u32 first = 0; first <= last; first += 4) {
+            i32 v[4];
+#pragma unroll
+            for (u32 j = 0; j < 4; ++j) {
+                u32 tap = min_u32(first + j, last), dy = tap / op.kernel, dx = tap - dy * op.kernel;
+                u32 y = (u32)clamp(top + (i32)dy, 0, (i32)op.in_h - 1), x = (u32)clamp(left + (i32)dx, 0, (i32)op.in_w - 1);
+                v[j] = value_at(p.arena, op.source_hi, op.source_lo, wide, (y * op.in_w + x) * op.in_c + channel);
             }
+#pragma unroll
+            for (u32 j = 0; j < 4; ++j)
+                best = v[j] > best ? v[j] : best;
         }
         put_value(p.arena, op, i, best);
     }
@@ -95,6 +103,7 @@ INLINE void pool(const Program &p, const Op &op)
 #pragma unroll 1
     for (u32 c = grid_thread(); c < op.in_c; c += grid_threads()) {
         i32 sum = 0;
+#pragma unroll 8
         for (u32 i = 0; i < pixels; ++i)
             sum += value_at(p.arena, op.source_hi, op.source_lo, wide, i * op.in_c + c) - op.zero;
         i64 rounding = op.right_shift ? 1ll << (op.right_shift - 1) : 0;
@@ -135,13 +144,35 @@ INLINE Dense dense_of(const Program &p, const Op &op, u32 feature)
 
 INLINE float norm_of(const Dense &d) { return *(const float *)(d.feature + (d.features + (d.features & 1))); }
 
-// Output `j`, computed by a warp; the value counts in lane 0. Four binary32 operations, in the law's order.
+// Sum of the products of four weights with four features.
+INLINE i32 products(u32 weights, u32 first, u32 second)
+{
+    i32 sum = bits_of(weights, 0, 8) * bits_of(first, 0, 16) + bits_of(weights, 8, 8) * bits_of(first, 16, 16);
+    return sum + bits_of(weights, 16, 8) * bits_of(second, 0, 16) + bits_of(weights, 24, 8) * bits_of(second, 16, 16);
+}
+
+// Output `j`, computed by a warp; the value counts in lane 0. Four binary32 operations, in the law's order. Rows of weights are
+// padded to fours with zeros, which meet whatever lies behind the features.
 INLINE float dense_output(const Dense &d, u32 j)
 {
-    u32 row = d.features + 3 & ~3u;
+    u32 fours = d.features + 3 >> 2;
+    const u32 *weights = (const u32 *)d.weights + j * fours, *feature = (const u32 *)d.feature;
     i32 dot = 0;
-    for (u32 k = lane(); k < d.features; k += 32)
-        dot += (i32)d.weights[j * row + k] * d.feature[k];
+    // Four loads of each at a time. Those behind the row's end count nothing.
+#pragma unroll 1
+    for (u32 first = lane(); first < fours; first += 128) {
+        u32 w[4], f[4][2];
+#pragma unroll
+        for (u32 n = 0; n < 4; ++n) {
+            u32 k = min_u32(first + 32 * n, fours - 1);
+            w[n] = weights[k];
+            f[n][0] = feature[2 * k];
+            f[n][1] = feature[2 * k + 1];
+        }
+#pragma unroll
+        for (u32 n = 0; n < 4; ++n)
+            dot += products(first + 32 * n < fours ? w[n] : 0, f[n][0], f[n][1]);
+    }
     dot = warp_sum(dot);
     float norm = d.normalize ? norm_of(d) : 1.0f;
     return ((float)dot * d.params[j]) * norm + d.params[d.outputs + j];

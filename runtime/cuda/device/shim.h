@@ -119,6 +119,14 @@ INLINE i32 truncate(float x)
     return value;
 }
 
+// `count` bits of a word from bit `first` on, as a signed number.
+INLINE i32 bits_of(u32 word, u32 first, u32 count)
+{
+    i32 value;
+    asm("bfe.s32 %0, %1, %2, %3;" : "=r"(value) : "r"(word), "r"(first), "r"(count));
+    return value;
+}
+
 INLINE u32 min_u32(u32 a, u32 b) { return a < b ? a : b; }
 INLINE u64 min_u64(u64 a, u64 b) { return a < b ? a : b; }
 INLINE u64 max_u64(u64 a, u64 b) { return a > b ? a : b; }

@@ -38,11 +38,13 @@ INLINE Input input_of(const Program &p, const Op &op, u32 group)
     return in;
 }
 
-// The taps of consecutive words, eight bytes each.
-INLINE Tap tap_at(const Tap *taps, u32 k)
+// Taps as they are loaded, eight bytes each: the entries of an operation's table.
+INLINE const u64 *taps_of(const Program &p, const Op &op) { return constants<u64>(p, op.taps); }
+
+INLINE Tap tap_of(u64 bits)
 {
-    u64 bits = ((const u64 *)taps)[k];
     Tap tap;
+    tap.unused = 0;
     tap.dy = (u8)bits;
     tap.dx = (u8)(bits >> 8);
     tap.count = (u8)(bits >> 16);

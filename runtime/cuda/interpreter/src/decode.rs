@@ -341,7 +341,7 @@ impl Decoder<'_> {
             ("fence", 0) if name[1..] == ["acq_rel", "gpu"] => Some(Do::Fence),
             ("ld" | "st" | "atom", _) => self.memory(&name, &o),
             ("wmma" | "mma", _) => self.tensor(&name, &o),
-            ("mov" | "cvta" | "cvt" | "not" | "clz" | "rcp", 2) => self.unary(&name, &o),
+            ("mov" | "cvta" | "cvt" | "not" | "neg" | "clz" | "rcp", 2) => self.unary(&name, &o),
             ("setp", 3) => self.compare(&name, &o),
             ("selp", 4) => self.select(&name, &o),
             ("shfl", 5) if name[1..] == ["sync", "bfly", "b32"] && o[3..] == ["0x1f", "0xffffffff"] => {

@@ -20,6 +20,10 @@ impl Decoder<'_> {
             ["mov", "u32" | "b32" | "f32" | "u16" | "s32" | "b16"] => {
                 Some(Do::Mov32(self.narrow(o[0])?, self.narrow(o[1])?))
             }
+            ["neg", "s32"] => {
+                let zero = self.narrow("0")?;
+                Some(Do::Bin32(Bin::Sub, self.narrow(o[0])?, zero, self.narrow(o[1])?))
+            }
             // All bits turned over.
             ["not", "b32"] => {
                 let ones = self.narrow("0xffffffff")?;
