@@ -181,9 +181,10 @@ INLINE void largest(const float *values, u32 count, u64 *keys, float *top, u32 k
     block_barrier();
     if (!number)
         store_volatile_shared(&strange, 1);
-    u32 rank = 0;
+    // Threads without a value have 0, which is above nothing.
+    u32 rank = 0, filled = min_u32(BLOCK, count);
 #pragma unroll 8
-    for (u32 m = 0; m < BLOCK; ++m)
+    for (u32 m = 0; m < filled; ++m)
         rank += best[m] > mine;
     if (mine && rank + 1 == k)
         bound = mine;

@@ -483,3 +483,22 @@ pub fn weights_len(shape: &ConvShape, layout: Layout) -> usize {
         Layout::K8N4 => k8n4::weights_len(shape),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of two backends for one instruction set the one that pays here is chosen; the other runs all the same.
+    #[test]
+    fn the_fastest_that_pays_is_chosen() {
+        for layout in [Layout::Ohwi, Layout::K4N2, Layout::K8N4, Layout::K8N16] {
+            let here: Vec<_> = BACKENDS.iter().filter(|b| b.layout == layout && b.isa.available()).collect();
+            let chosen = best(layout).map(|b| b.conv.name);
+            let last = here.iter().rev().find(|b| (b.pays)()).map(|b| b.conv.name);
+            assert_eq!(chosen, last, "{}", layout.name());
+            for isa in Isa::ALL.into_iter().filter(|isa| here.iter().any(|b| b.isa == *isa)) {
+                assert!(here.iter().any(|b| b.isa == isa && (b.pays)()), "none for {} pays", isa.name());
+            }
+        }
+    }
+}
