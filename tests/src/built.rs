@@ -120,12 +120,18 @@ pub fn tiny(target: &str) -> AlignedBytes {
 /// If it cannot be imported.
 pub fn real() -> &'static Imported {
     static REAL: OnceLock<Imported> = OnceLock::new();
-    REAL.get_or_init(|| {
-        let path = repository().join("examples/models/ride-resnet32-cifar100lt");
-        let imported =
-            checkpoint::load(&path).and_then(|checkpoint| import::network(&checkpoint, &ImportOptions::default()));
-        imported.unwrap_or_else(|e| panic!("{}: {e:#}", path.display()))
-    })
+    REAL.get_or_init(|| model("ride-resnet32-cifar100lt"))
+}
+
+/// A model of `examples/models`.
+///
+/// # Panics
+/// If it cannot be imported.
+pub fn model(name: &str) -> Imported {
+    let path = repository().join("examples/models").join(name);
+    let imported =
+        checkpoint::load(&path).and_then(|checkpoint| import::network(&checkpoint, &ImportOptions::default()));
+    imported.unwrap_or_else(|e| panic!("{}: {e:#}", path.display()))
 }
 
 /// Targets and residual widths of [`real_artifact`]; for each width, the layout that the plain evaluation reads first.

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use ride_calibrate::data::{DataOptions, DataSet};
 use ride_calibrate::observer::Observer;
+use ride_calibrate::table::CalibrationTable;
 use ride_compiler::calibration::{self, Settings};
+use ride_compiler::import::Imported;
 use ride_compiler::lower::{self, ClassInfo, Request};
 use ride_compiler::memory::AlignedBytes;
 use ride_compiler::network::Network;
@@ -25,26 +27,52 @@ const REFINE_IMAGES: usize = 1024;
 /// What reading 16 bits may cost.
 const FINE_MACS: f64 = 0.15;
 
-fn data() -> Option<[PathBuf; 3]> {
+/// Images to calibrate with and to judge by, and the training counts of the classes.
+struct Data {
+    train: DataSet,
+    val: DataSet,
+    classes: ClassInfo,
+}
+
+fn data(imported: &Imported) -> Option<Data> {
     let file = |name: &str| built::shared("accuracy", &format!("cifar100-lt/{name}"));
-    Some([file("train.bin")?, file("val.bin")?, file("class_counts.txt")?])
+    let options = DataOptions::new(imported.preprocess.clone());
+    let open = |path: PathBuf| DataSet::open(&path, &options).expect("a data set");
+    let (train, val) = (open(file("train.bin")?), open(file("val.bin")?));
+    let counts = std::fs::read_to_string(file("class_counts.txt")?).expect("training counts");
+    let counts = counts.lines().map(|l| l.trim().parse().expect("a count")).collect();
+    Some(Data { train, val, classes: ClassInfo { counts, names: Vec::new() } })
+}
+
+const CALIBRATION: Settings = Settings { images: 512, seed: 0, balanced: true, observer: Observer::Mse };
+
+/// Calibrates, compiles and compares a network with its artifact.
+fn compiled(network: &Network, data: &Data) -> (CalibrationTable, Report) {
+    let table = calibration::calibrate(network, &data.train, &CALIBRATION, &|_| ()).expect("a table");
+    let artifact = built::compile_for(network, &table, (ride_targets::host(), 16), &data.classes).expect("an artifact");
+    let report = report(network, &artifact, &data.val);
+    check(&report);
+    (table, report)
+}
+
+/// What this repository's own training has made of the same network (`examples/distill`).
+#[test]
+fn the_model_that_was_trained_here_keeps_its_accuracy() {
+    let imported = built::model("ride-resnet32-cifar100lt-rust");
+    let Some(data) = data(&imported) else { return };
+    let (_, report) = compiled(&imported.network, &data);
+    if report.routed.images == IMAGES as u64 {
+        assert!(report.routed.float.top1.is_some_and(|top1| (top1 - 47.3).abs() < 0.05), "{:?}", report.routed.float);
+    }
 }
 
 #[test]
 fn int8_keeps_the_float_models_accuracy_and_refinement_helps() {
-    let Some([train, val, counts]) = data() else { return };
     let imported = built::real();
-    let options = DataOptions::new(imported.preprocess.clone());
-    let [train, val] = [train, val].map(|path| DataSet::open(&path, &options).expect("a data set"));
-    let settings = Settings { images: 512, seed: 0, balanced: true, observer: Observer::Mse };
+    let Some(data) = data(imported) else { return };
     let network = &imported.network;
-    let table = calibration::calibrate(network, &train, &settings, &|_| ()).expect("a table");
-    let counts = std::fs::read_to_string(&counts).expect("training counts");
-    let counts = counts.lines().map(|l| l.trim().parse().expect("a count")).collect();
-    let classes = ClassInfo { counts, names: Vec::new() };
-    let artifact = built::compile_for(network, &table, (ride_targets::host(), 16), &classes).expect("an artifact");
-    let plain = report(network, &artifact, &val);
-    check(&plain);
+    let (table, plain) = compiled(network, &data);
+    let Data { train, val, classes } = data;
 
     let target = ride_targets::find(ride_targets::host()).expect("this machine");
     let fingerprint = calibration::fingerprint(network);
@@ -58,7 +86,7 @@ fn int8_keeps_the_float_models_accuracy_and_refinement_helps() {
         fingerprint: &fingerprint,
         fine: lower::Fine::NONE,
     };
-    let indices = calibration::choose(train.labels(), &Settings { images: REFINE_IMAGES, ..settings });
+    let indices = calibration::choose(train.labels(), &Settings { images: REFINE_IMAGES, ..CALIBRATION });
     let images = Images { indices: &indices, pixels: &|index| train.pixels(index) };
     let refined = refine::refine(&request, &images, Options { macs: FINE_MACS }, &|_| ()).expect("a refined network");
     println!("{:?}", refined.report);
