@@ -21,7 +21,7 @@ pub(in crate::kernels) const BACKEND: Backend = Backend {
         scratch_len: |shape| winograd::scratch_len(shape, Plan::that_pays),
         splits: true,
         channel_step: BLOCK,
-        run,
+        run: run::<false, false>,
     },
     pays: || true,
     shortcut: run_shortcut,
@@ -30,59 +30,36 @@ pub(in crate::kernels) const BACKEND: Backend = Backend {
     dense: dense::run,
 };
 
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-unsafe fn run(call: &mut ConvCall<'_>) {
-    // SAFETY: this function has the instruction set that `Avx512` asks for.
-    unsafe {
-        if !winograd::run(call, Plan::that_pays) {
-            conv::run::<Avx512>(call, false)
-        }
-    }
-}
-
 /// The same with pairs of accumulators, where there is only one block of channels: see [`pairs`].
 pub(in crate::kernels) const PAIRS: Backend = Backend {
     conv: ConvKernel {
         name: "qs8_conv_8x16c8_k8n16_avx512vnni",
         tile: (8, 16),
-        scratch_len: |shape| winograd::scratch_len(shape, Plan::that_pays),
-        splits: true,
-        channel_step: BLOCK,
-        run: run_with_pairs,
+        run: run::<false, true>,
+        ..BACKEND.conv
     },
     pays: pairs::pay,
     ..BACKEND
 };
 
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-unsafe fn run_with_pairs(call: &mut ConvCall<'_>) {
-    // SAFETY: this function has the instruction set that `Avx512` asks for.
-    unsafe {
-        if !winograd::run(call, Plan::that_pays) {
-            conv::run::<Avx512>(call, true)
-        }
-    }
-}
-
-/// The same with Winograd's algorithm wherever it is possible.
+/// The first one with Winograd's algorithm wherever it is possible.
 pub(in crate::kernels) const WINOGRAD: Backend = Backend {
     conv: ConvKernel {
         name: k8n16::winograd::NAME,
-        tile: (16, 16),
         scratch_len: |shape| winograd::scratch_len(shape, Plan::new),
-        splits: true,
-        channel_step: BLOCK,
-        run: run_winograd,
+        run: run::<true, false>,
+        ..BACKEND.conv
     },
     ..BACKEND
 };
 
+/// With Winograd's algorithm where it pays, or, with `ALWAYS`, where it is possible; other layers with `PAIRS` or without.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-unsafe fn run_winograd(call: &mut ConvCall<'_>) {
+unsafe fn run<const ALWAYS: bool, const PAIRS: bool>(call: &mut ConvCall<'_>) {
     // SAFETY: this function has the instruction set that `Avx512` asks for.
     unsafe {
-        if !winograd::run(call, Plan::new) {
-            conv::run::<Avx512>(call, false)
+        if !winograd::run(call, if ALWAYS { Plan::new } else { Plan::that_pays }) {
+            conv::run::<Avx512>(call, PAIRS)
         }
     }
 }
