@@ -95,10 +95,12 @@ pub(super) struct Taste {
 const FAR: usize = 96 << 10;
 
 impl Taste {
-    /// What suits a shape with so many bytes of weights on a backend that takes pairs or does not: they have no half steps.
+    /// What suits a shape with so many bytes of weights on a backend that takes pairs or does not: they are for one block, whose
+    /// inputs no other would share, and have no half steps.
     #[inline(always)]
     pub(super) fn of(shape: &ConvShape, weights: usize, pairs: bool) -> Self {
-        Taste { lines: shape.kernel == 1, fetch: weights >= FAR, pairs: pairs && k8n16::half_steps(shape) == 0 }
+        let single = k8n16::Blocks::of(shape.out_c).full == 1 && k8n16::half_steps(shape) == 0;
+        Taste { lines: shape.kernel == 1, fetch: weights >= FAR, pairs: pairs && single }
     }
 }
 
@@ -158,9 +160,24 @@ fn fills(widths: &[Width], pixels: usize) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::x86::avx512::Avx512;
 
     const fn width(pixels: usize) -> Width {
         Width { pixels, run: |_| () }
+    }
+
+    #[test]
+    fn pairs_are_for_single_blocks() {
+        for out_c in [1, 8, 9, 16, 17, 24, 25, 32, 40, 48, 64, 192, 1000] {
+            for (in_c, pairs) in [(16, true), (16, false), (3, true)] {
+                let shape = ConvShape { in_h: 8, in_w: 8, in_c, out_c, kernel: 3, stride: 1, padding: 1, groups: 1 };
+                let taste = Taste::of(&shape, 0, pairs);
+                let kind = next_kind::<Avx512>(k8n16::Blocks::of(out_c), 0, taste).expect("a kind");
+                // The last step of a window row of three channels is half a one.
+                let expected = pairs && in_c == 16 && (9..=24).contains(&out_c);
+                assert_eq!(kind.pairs, expected, "{in_c} -> {out_c}");
+            }
+        }
     }
 
     #[test]
