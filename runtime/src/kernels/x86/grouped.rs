@@ -146,8 +146,8 @@ impl Layer<'_> {
 ///
 /// # Safety
 /// The instruction set of `S` is available. In each of the row's `rows`, windows of `MR` pixels from `start` on, `STRIDE`
-/// times `pixel` bytes apart, may be read up to [`scratch::GROUPED_REACH`] bytes behind each four of inputs; weights are those of the
-/// block from the first of the rows on; outputs as for any [`Tile`].
+/// times `pixel` bytes apart, may be read up to [`scratch::GROUPED_REACH`] bytes behind each four of inputs; weights are
+/// those of the block from the first of the rows on; outputs as for any [`Tile`].
 #[inline(always)]
 pub(super) unsafe fn body<S: Simd, const MR: usize, const STRIDE: usize>(t: Tile<'_>) {
     const { assert!(MR <= scratch::WIDEST) };

@@ -133,7 +133,8 @@ impl Layer<'_> {
 ///
 /// # Safety
 /// The instruction set of `S` is available. In each of the row's three `rows`, `(MR - 1) * STRIDE + 3` pixels from `start`
-/// on, `pixel` bytes apart, may be read for [`scratch::DEPTHWISE_REACH`] bytes; weights are those of the block; outputs as for any [`Tile`].
+/// on, `pixel` bytes apart, may be read for [`scratch::DEPTHWISE_REACH`] bytes; weights are those of the block; outputs as
+/// for any [`Tile`].
 #[inline(always)]
 pub(super) unsafe fn body<S: Simd, const MR: usize, const STRIDE: usize>(t: Tile<'_>) {
     const { assert!(MR <= scratch::WIDEST) };
