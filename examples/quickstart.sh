@@ -8,7 +8,10 @@ set -euo pipefail
 data=
 case ${1:-} in
     '') ;;
-    --data) data=$(realpath -e -- "${2:?--data needs a path}") ;;
+    --data)
+        [ -e "${2:?--data needs a path}" ] || { echo "error: there is no $2" >&2; exit 1; }
+        data=$(cd "$(dirname -- "$2")" && pwd)/$(basename -- "$2") # not every system has realpath
+        ;;
     *) sed -n '2,6s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 1 ;;
 esac
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -2,9 +2,9 @@
 //!
 //! Large artifacts are mapped, not copied: what an inference does not need of them costs no memory of its own, and
 //! programs that open the same one share its pages. The price is that somebody who cuts the file short *in place* while it
-//! is open ends this process (SIGBUS on Unix; Windows refuses to cut it). Nothing of ours does so: artifacts are written
-//! to a temporary name and renamed, which leaves those who have the old file open with the old file. Whoever fears
-//! others copies the artifact to a place of its own first.
+//! is open ends this process (SIGBUS). Nothing of ours does so: artifacts are written to a temporary name and renamed,
+//! which leaves those who have the old file open with the old file. Whoever fears others copies the artifact to a place of
+//! its own first.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -24,8 +24,9 @@ pub const MAX_BYTES: u64 = 1 << 30;
 /// Largest arena that is allocated for an artifact, in bytes.
 pub const MAX_ARENA: usize = 1 << 30;
 
-/// Artifacts from this size on, in bytes, are mapped; a smaller one is copied faster than its pages are arranged.
-const MAPPED: u64 = 1 << 20;
+/// Artifacts from this size on, in bytes, are mapped; a smaller one is copied faster than its pages are arranged. Windows
+/// copies them all: it lets nobody replace a file that is mapped, which building again and `thresholds --set` do.
+const MAPPED: u64 = if cfg!(windows) { u64::MAX } else { 1 << 20 };
 
 /// An artifact's bytes, at the alignment that kernels want.
 #[derive(Debug)]

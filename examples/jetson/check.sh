@@ -60,6 +60,10 @@ step() { # name, command
 }
 
 if [ -d bundle ]; then
+    machine=$(cat bundle/machine) needed=$(cat bundle/glibc) here=$({ getconf GNU_LIBC_VERSION || true; } 2>/dev/null | cut -d' ' -f2)
+    [ "$machine" = "$(uname -m)" ] || fail "this bundle is for $machine, not for $(uname -m): bundle.sh OUT TRIPLE makes others"
+    [ "$(printf '%s\n' "$needed" "$here" | sort -V | tail -n 1)" = "$here" ] ||
+        fail "this bundle needs glibc $needed, and ${here:-none} is here: bundle.sh OUT $machine-unknown-linux-gnu${here:+.$here}"
     profile=$(cat bundle/profile) commit=$(cat bundle/commit) program=$PWD/bundle/ride-example-jetson
     suite=(env RIDE_REPOSITORY="$PWD" "$PWD/bundle/exact")
 else

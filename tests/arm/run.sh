@@ -27,7 +27,7 @@ steps() {
 # An emulator takes one core: two things at a time. What runs beside the others is shown when they are done.
 log=$(mktemp)
 set -m # a process group of its own, which can be ended whole
-steps boards firmware-c >"$log" 2>&1 </dev/null &
+steps boards firmware-c compiler >"$log" 2>&1 </dev/null &
 beside=$!
 set +m
 trap 'kill -- -"$beside" 2>/dev/null || true; printf "\n== beside these:\n"; cat "$log"; rm -f "$log"' EXIT

@@ -67,10 +67,11 @@ pub(super) fn run(windows: &Windows<'_>, block: &Block<'_>, output: &mut Output<
 
 /// The kernels that this machine can run, slowest first.
 pub(super) fn available() -> Vec<Kernel> {
-    let mut kernels: Vec<Kernel> = vec![portable];
     #[cfg(target_arch = "x86_64")]
-    kernels.extend(x86::available());
-    kernels
+    let vectors = x86::available();
+    #[cfg(not(target_arch = "x86_64"))]
+    let vectors = [];
+    std::iter::once(portable as Kernel).chain(vectors).collect()
 }
 
 fn portable(windows: &Windows<'_>, block: &Block<'_>, output: &mut Output<'_>) {

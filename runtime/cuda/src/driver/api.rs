@@ -79,7 +79,11 @@ impl std::fmt::Debug for Api {
 
 /// Where the driver is looked for unless `RIDE_CUDA_LIBRARY` names it: NVIDIA installs it into the loader's path, older
 /// JetPacks beside their other libraries.
-const LIBRARIES: [&str; 3] = ["libcuda.so.1", "/usr/lib/aarch64-linux-gnu/tegra/libcuda.so.1", "libcuda.so"];
+#[cfg(not(windows))]
+const LIBRARIES: &[&str] = &["libcuda.so.1", "/usr/lib/aarch64-linux-gnu/tegra/libcuda.so.1", "libcuda.so"];
+/// Where the driver is looked for unless `RIDE_CUDA_LIBRARY` names it: NVIDIA installs it into the system's folder.
+#[cfg(windows)]
+const LIBRARIES: &[&str] = &["nvcuda.dll"];
 
 impl Api {
     /// Loads the machine's driver.
@@ -89,7 +93,7 @@ impl Api {
     pub fn load() -> Result<Self, Error> {
         match std::env::var("RIDE_CUDA_LIBRARY") {
             Ok(name) if !name.is_empty() => Self::load_from(&[name]),
-            _ => Self::load_from(&LIBRARIES.map(str::to_owned)),
+            _ => Self::load_from(&LIBRARIES.iter().map(|&name| name.to_owned()).collect::<Vec<_>>()),
         }
     }
 

@@ -66,10 +66,11 @@ pub(in crate::train) enum Level {
 impl Level {
     /// What this machine can run, best last.
     pub(in crate::train) fn available() -> Vec<Self> {
-        let mut levels = vec![Level::Portable];
         #[cfg(target_arch = "x86_64")]
-        levels.extend(x86::available());
-        levels
+        let vectors = x86::available();
+        #[cfg(not(target_arch = "x86_64"))]
+        let vectors = [];
+        std::iter::once(Level::Portable).chain(vectors).collect()
     }
 
     /// The best that this machine can run.
