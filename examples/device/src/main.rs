@@ -1,11 +1,15 @@
 //! Reports latency against the number of experts on a device with Linux, as JSON for `ride-compile bench --import`.
 //!
 //! ```text
+//! rustup target add aarch64-unknown-linux-musl
+//! export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_MUSL_LINKER=rust-lld       # the linker that comes with Rust; a PC's cc won't do
 //! cargo build --release -p ride-example-device --target aarch64-unknown-linux-musl
-//! ride-example-device my-ride.ride --core 3 --rounds 50 > device.json
+//! scp target/aarch64-unknown-linux-musl/release/ride-example-device my-ride.ride board:
+//! ssh board ./ride-example-device my-ride.ride --core 3 --rounds 50 > device.json
 //! ```
 //!
 //! Nothing but the runtime and the standard library is linked, so a static (musl) binary is all that the device needs.
+//! 32-bit Arm: `armv7-unknown-linux-musleabihf`, and the variable's name accordingly.
 
 #[cfg(target_os = "linux")]
 mod affinity;
