@@ -107,7 +107,7 @@ fn report(network: &Network, artifact: &AlignedBytes, val: &DataSet) -> Report {
 
     let fast = kernels::best(Layout::K8N16).is_some_and(|b| b.isa != Isa::Scalar);
     let limit = if fast { IMAGES } else { SCALAR_IMAGES };
-    let settings = verify::Settings { limit: Some(limit), class_counts: Vec::new() };
+    let settings = verify::Settings { limit: Some(limit), ..verify::Settings::default() };
     verify::verify(model, network, val, &settings, &|_| ()).expect("a report")
 }
 

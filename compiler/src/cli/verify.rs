@@ -32,6 +32,7 @@ const WORST: usize = 5;
 #[command(after_help = "\
 Examples:
   ride-compile verify my-ride.ride --model runs/my-ride --data cifar-100-binary
+  ride-compile verify my-ride.ride --model runs/my-ride --data cifar-100-binary --half
   ride-compile verify my-ride.ride --model runs/my-ride --data test/ --fail-below-agreement 97 --fail-top1-drop 0.5")]
 pub(crate) struct VerifyArgs {
     /// Artifact to verify
@@ -52,6 +53,9 @@ pub(crate) struct VerifyArgs {
     /// Training images of each class, one integer a line, for an artifact that was built without
     #[arg(long, value_name = "FILE")]
     class_counts: Option<PathBuf>,
+    /// Also run the float model in half precision (binary16), as GPUs do without int8, and compare it in the same way
+    #[arg(long)]
+    half: bool,
     /// Fail with exit code 2 if fewer than X percent of the images get the float model's class
     #[arg(long, value_name = "X", help_heading = "Gates")]
     fail_below_agreement: Option<f64>,
@@ -96,7 +100,7 @@ pub(crate) fn run(args: &VerifyArgs, ui: &mut Ui) -> Result<()> {
     verify::check_same_model(model, &imported.network)?;
     let preprocess = inputs::preprocess_of(model, args.resize);
     let data = args.data.open(&preprocess, Split::Test)?.context("--data is needed to verify")?;
-    let settings = Settings { limit: args.limit.map(|limit| limit as usize), class_counts: given };
+    let settings = Settings { limit: args.limit.map(|limit| limit as usize), class_counts: given, half: args.half };
     let bar = ui.progress("verifying");
     let report = verify::verify(model, &imported.network, &data, &settings, &|total| bar.step(total))?;
     drop(bar);
@@ -144,8 +148,8 @@ fn text(report: &Report) -> String {
     let copy = if report.repacked { ", on weights packed for this machine" } else { "" };
     let mut out = format!("{} images, routed ({kernel}{copy})\n", r.images);
     out += &format!("combined by {}; routers: {}\n", report.combiner, inspect::rules_text(&report.routers));
-    out += &sides(&r.float, &r.int8).text();
-    out += "\nagreement of int8 with float\n";
+    out += &sides(report).text();
+    out += "\nagreement with float\n";
     out += &agreement(report).text();
     out += "\nfixed number of experts, no routing\n";
     let mut fixed = Table::new(&["experts", "float top-1 %", "int8 top-1 %", "agreement %", "logits SQNR dB"]);
@@ -164,38 +168,57 @@ fn text(report: &Report) -> String {
     out + &table.text()
 }
 
-/// Accuracies and use of experts of both sides.
-fn sides(float: &ScoreReport, int8: &ScoreReport) -> Table {
-    let mut table = Table::new(&["", "float", "int8", "change"]);
-    let mut row = |name: &str, a: Option<f64>, b: Option<f64>, decimals: usize| {
-        let change = a.zip(b).map_or_else(|| "-".to_owned(), |(a, b)| format!("{:+.decimals$}", b - a));
-        table.row([name.to_owned(), number(a, decimals), number(b, decimals), change]);
+/// Accuracies and use of experts of all sides.
+fn sides(report: &Report) -> Table {
+    let (float, int8) = (&report.routed.float, &report.routed.int8);
+    let others: Vec<&ScoreReport> = [int8].into_iter().chain(report.half.as_ref().map(|half| &half.score)).collect();
+    let titles = ["", "float", "int8", "change", "half", "change"];
+    let mut table = Table::new(&titles[..2 + 2 * others.len()]);
+    let mut row = |name: &str, decimals: usize, value: &dyn Fn(&ScoreReport) -> Option<f64>| {
+        let reference = value(float);
+        let mut cells = vec![name.to_owned(), number(reference, decimals)];
+        for other in others.iter().map(|side| value(side)) {
+            let change = reference.zip(other).map_or_else(|| "-".to_owned(), |(a, b)| format!("{:+.decimals$}", b - a));
+            cells.extend([number(other, decimals), change]);
+        }
+        table.row_of(cells);
     };
-    row("top-1 %", float.top1, int8.top1, 2);
-    row("many-shot %", float.many, int8.many, 2);
-    row("medium-shot %", float.medium, int8.medium, 2);
-    row("few-shot %", float.few, int8.few, 2);
-    for (n, (a, b)) in float.experts.iter().zip(&int8.experts).enumerate() {
+    row("top-1 %", 2, &|side| side.top1);
+    row("many-shot %", 2, &|side| side.many);
+    row("medium-shot %", 2, &|side| side.medium);
+    row("few-shot %", 2, &|side| side.few);
+    for n in 0..float.experts.len() {
         let plural = if n == 0 { "expert" } else { "experts" };
-        row(&format!("{} {plural}, % of images", n + 1), Some(100.0 * a), Some(100.0 * b), 2);
+        row(&format!("{} {plural}, % of images", n + 1), 2, &|side| side.experts.get(n).map(|share| 100.0 * share));
     }
-    row("mean experts", float.mean_experts, int8.mean_experts, 4);
+    row("mean experts", 4, &|side| side.mean_experts);
     table
 }
 
+/// How far int8, and half precision where it was asked for, are from the float model.
 fn agreement(report: &Report) -> Table {
+    let half = report.half.as_ref();
+    let mut table = match half {
+        Some(_) => Table::new(&["", "int8", "half"]),
+        None => Table::default(),
+    };
+    let mut row = |name: &str, int8: Option<f64>, other: Option<Option<f64>>, decimals: usize, unit: &str| {
+        let cell = |value| format!("{}{unit}", number(value, decimals));
+        let values = [Some(int8), other].into_iter().flatten();
+        table.row_of([name.to_owned()].into_iter().chain(values.map(cell)).collect());
+    };
     let a = &report.routed.agreement;
-    let mut table = Table::default();
-    let percent = |v: Option<f64>| format!("{} %", number(v, 2));
-    table.row(["same class".to_owned(), percent(a.top1)]);
-    table.row(["router decisions reached by both".to_owned(), percent(a.route)]);
+    row("same class", a.top1, half.map(|h| h.agreement.top1), 2, " %");
+    row("router decisions reached by both", a.route, half.map(|h| h.agreement.route), 2, " %");
+    let nth = |values: &[Option<f64>], n: usize| values.get(n).copied().flatten();
     for (n, &router) in a.routers.iter().enumerate() {
-        table.row([format!("  router {n}"), percent(router)]);
-        let off = report.score_errors.get(n).copied().flatten();
-        table.row(["    its score is off by, rms".to_owned(), number(off, 3)]);
+        row(&format!("  router {n}"), router, half.map(|h| nth(&h.agreement.routers, n)), 2, " %");
+        let (int8, half) = (nth(&report.score_errors, n), half.map(|h| nth(&h.score_errors, n)));
+        row("    its score is off by, rms", int8, half, 3, "");
     }
-    table.row(["same number of experts".to_owned(), percent(a.same_experts)]);
-    table.row(["change of mean experts".to_owned(), percent(report.experts_change_percent)]);
-    table.row(["SQNR of logits, all experts".to_owned(), format!("{} dB", number(report.routed.sqnr_db, 2))]);
+    row("same number of experts", a.same_experts, half.map(|h| h.agreement.same_experts), 2, " %");
+    let change = half.map(|h| verify::experts_change(&report.routed.float, &h.score));
+    row("change of mean experts", report.experts_change_percent, change, 2, " %");
+    row("SQNR of logits, all experts", report.routed.sqnr_db, half.map(|h| h.sqnr_db), 2, " dB");
     table
 }

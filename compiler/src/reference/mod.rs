@@ -11,6 +11,7 @@ mod conv;
 mod head;
 mod kernel;
 mod part;
+mod precision;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -19,6 +20,7 @@ use anyhow::{Context, Result, ensure};
 pub(crate) use head::confidence;
 use head::{PreparedHead, PreparedRouter};
 use part::{Memory, PreparedPart};
+use precision::Precision;
 
 /// Name under which [`Observe`] sees the normalised image.
 pub const INPUT: &str = "input";
@@ -129,6 +131,7 @@ pub struct Executor {
     stem: PreparedPart,
     experts: Vec<PreparedExpert>,
     routers: Vec<PreparedRouter>,
+    precision: Precision,
 }
 
 struct PreparedExpert {
@@ -142,6 +145,19 @@ impl Executor {
     /// # Errors
     /// Where shapes, tensor lengths or operands do not fit together; the message names the node.
     pub fn new(network: &Network) -> Result<Self> {
+        Self::with(network, Precision::Single)
+    }
+
+    /// The same network in half precision: weights, biases, the normalised image and what every operation, classifier and
+    /// router gives are rounded to binary16; sums have more bits.
+    ///
+    /// # Errors
+    /// As [`Executor::new`].
+    pub fn in_half(network: &Network) -> Result<Self> {
+        Self::with(&precision::rounded(network), Precision::Half)
+    }
+
+    fn with(network: &Network, precision: Precision) -> Result<Self> {
         let input = &network.input;
         ensure!(
             input.mean.len() == input.shape.channels && input.std.len() == input.shape.channels,
@@ -151,16 +167,16 @@ impl Executor {
             input.shape.channels
         );
         ensure!(!network.experts.is_empty(), "the network has no experts");
-        let stem = PreparedPart::new(&network.stem, input.shape)?;
+        let stem = PreparedPart::new(&network.stem, input.shape, precision)?;
         let expert = |expert: &crate::network::Expert| {
-            let trunk = PreparedPart::new(&expert.trunk, stem.output_shape)?;
+            let trunk = PreparedPart::new(&expert.trunk, stem.output_shape, precision)?;
             let features = trunk.output_shape.channels;
             let head = PreparedHead::new(&expert.trunk.name, &expert.head, features, network.classes)?;
             Ok(PreparedExpert { trunk, head })
         };
         let experts = network.experts.iter().map(expert).collect::<Result<Vec<_>>>()?;
         let routers = prepare_routers(network, &experts)?;
-        Ok(Self { input: input.clone(), stem, experts, routers })
+        Ok(Self { input: input.clone(), stem, experts, routers, precision })
     }
 
     /// Number of experts.
@@ -222,14 +238,22 @@ impl Executor {
         let expected = self.stem.output_shape.len();
         ensure!(stem.len() == expected, "the stem's output has {} elements, expected {expected}", stem.len());
         expert.trunk.run(stem, &mut scratch.memory, observe, &mut scratch.trunk);
-        let feature = head::global_average(&scratch.trunk, expert.trunk.output_shape);
-        let logits = expert.head.run(&feature);
+        let mut feature = head::global_average(&scratch.trunk, expert.trunk.output_shape);
+        self.precision.keep(&mut feature);
+        let mut logits = expert.head.run(&feature);
+        self.precision.keep(&mut logits);
         Ok(ExpertOutput { feature, logits, divisor: expert.head.divisor })
     }
 
     /// Score of the router after expert `index`. `None` if the network has no such router.
     pub fn router(&self, index: usize, feature: &[f32], mean_logits: &[f32]) -> Option<f32> {
-        Some(self.routers.get(index)?.run(feature, mean_logits))
+        Some(self.score(self.routers.get(index)?, feature, mean_logits))
+    }
+
+    fn score(&self, router: &PreparedRouter, feature: &[f32], mean_logits: &[f32]) -> f32 {
+        let mut score = router.run(feature, mean_logits);
+        self.precision.keep(std::slice::from_mut(&mut score));
+        score
     }
 
     /// Classifies one image.
@@ -265,7 +289,7 @@ impl Executor {
                 continue;
             }
             let Some(router) = self.routers.get(index) else { continue };
-            let score = router.run(&experts[index].feature, &mean_logits(&experts));
+            let score = self.score(router, &experts[index].feature, &mean_logits(&experts));
             let threshold = if let Policy::Routed { threshold } = policy { threshold } else { None };
             let proceed = router.proceeds(score, threshold);
             scores.push(score);
@@ -295,6 +319,15 @@ impl Executor {
             Image::Normalised(image) => image,
         };
         self.check_len(image.len())?;
+        let mut kept = Vec::new();
+        let image = match self.precision {
+            Precision::Single => image,
+            Precision::Half => {
+                kept.extend_from_slice(image);
+                self.precision.keep(&mut kept);
+                &kept
+            }
+        };
         if let Some(observe) = observe.as_deref_mut() {
             observe.value(INPUT, self.input.shape, image);
         }

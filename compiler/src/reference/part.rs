@@ -2,6 +2,7 @@
 
 use super::Observe;
 use super::conv::{self, PreparedConv};
+use super::precision::Precision;
 use crate::network::{Node, Op, Part, Shape, ValueId};
 use anyhow::{Context, Result, ensure};
 
@@ -17,6 +18,7 @@ pub(super) struct PreparedPart {
     steps: Vec<Step>,
     slots: usize,
     output: Source,
+    precision: Precision,
     /// Shape of the part's output.
     pub(super) output_shape: Shape,
 }
@@ -48,8 +50,8 @@ enum Operation {
 }
 
 impl PreparedPart {
-    /// Checks the part and packs its weights.
-    pub(super) fn new(part: &Part, input: Shape) -> Result<Self> {
+    /// Checks the part and packs its weights; values are kept in `precision`.
+    pub(super) fn new(part: &Part, input: Shape, precision: Precision) -> Result<Self> {
         for (index, node) in part.nodes.iter().enumerate() {
             check(index, node)?;
         }
@@ -74,6 +76,7 @@ impl PreparedPart {
             steps: steps.collect(),
             slots: places.count,
             output: places.of_value[part.output()],
+            precision,
             output_shape: shapes[part.output()],
         })
     }
@@ -92,6 +95,7 @@ impl PreparedPart {
         for step in &self.steps {
             let mut result = std::mem::take(&mut memory.slots[step.slot]);
             step.run(input, memory, &mut result);
+            self.precision.keep(&mut result);
             if let Some(observe) = observe.as_deref_mut() {
                 observe.value(&step.name, step.shape, &result);
             }

@@ -44,6 +44,29 @@ fn verify_compares_both_sides() {
     for part in ["float", "int8", "few-shot", "SQNR", "router 1"] {
         assert!(table.contains(part), "{table}");
     }
+    assert!(report.get("half").is_none() && !table.contains("half"));
+}
+
+#[test]
+fn half_precision_is_a_third_side() {
+    let lab = lab();
+    let model = model();
+    let args = ["verify", text(&lab.artifact), "--model", text(&model), "--data", text(&lab.npz), "--half"];
+    let report = json(&[&args[..], &["--json"]].concat());
+    let number = |value: &Value| value.as_f64().unwrap_or_else(|| panic!("{report}"));
+    let (half, int8) = (&report["half"], &report);
+    assert!((number(&half["top1"]) - number(&report["float"]["top1"])).abs() < 5.0, "{report}");
+    assert!(number(&half["agreement"]["top1"]) >= number(&int8["agreement"]["top1"]), "{report}");
+    assert!(number(&half["sqnr_db"]) > number(&int8["sqnr_db"]) + 10.0, "11 bits against 8: {report}");
+    assert_eq!(half["experts"].as_array().unwrap().len(), 3);
+    for (half, int8) in half["score_errors"].as_array().unwrap().iter().zip(int8["score_errors"].as_array().unwrap()) {
+        assert!(number(half) < number(int8), "{report}");
+    }
+    let table = succeeds(&args);
+    assert!(
+        table.lines().any(|line| line.split_whitespace().eq(["float", "int8", "change", "half", "change"])),
+        "{table}"
+    );
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod naive;
 mod ops;
+mod precision;
 pub(crate) mod synthetic;
 
 use super::*;

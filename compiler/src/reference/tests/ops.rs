@@ -6,6 +6,7 @@ use super::synthetic::{Random, conv, node};
 use crate::network::{Op, Part, Shape};
 use crate::reference::kernel::{self, Block, LANES, Output, Windows};
 use crate::reference::part::{Memory, PreparedPart};
+use crate::reference::precision::Precision;
 
 /// Runs one operation on random data through a stem of a single node.
 #[track_caller]
@@ -16,7 +17,7 @@ fn check_op(op: Op, shape: [usize; 3]) {
     let x = Random(7).many(input.len(), 1.0);
     let wide: Vec<f64> = x.iter().map(|&x| f64::from(x)).collect();
     let expected = naive_part(&part, input, &wide, &mut Vec::new());
-    let prepared = PreparedPart::new(&part, input).unwrap();
+    let prepared = PreparedPart::new(&part, input, Precision::Single).unwrap();
     let mut output = Vec::new();
     prepared.run(&x, &mut Memory::default(), None, &mut output);
     assert_close(&format!("{shape:?}"), &output, &expected);
@@ -95,7 +96,7 @@ fn the_router_sees_nan_instead_of_losing_it() {
         name: "stem".into(),
         nodes: vec![node("relu", Op::Relu, &[0]), node("pool", Op::MaxPool { kernel: 2, stride: 1, padding: 0 }, &[1])],
     };
-    let prepared = PreparedPart::new(&part, Shape { height: 2, width: 2, channels: 1 }).unwrap();
+    let prepared = PreparedPart::new(&part, Shape { height: 2, width: 2, channels: 1 }, Precision::Single).unwrap();
     let mut output = Vec::new();
     prepared.run(&[1.0, f32::NAN, -3.0, 2.0], &mut Memory::default(), None, &mut output);
     assert!(output[0].is_nan());

@@ -1,27 +1,25 @@
 //! Compares an artifact with the float model that it was built from, image by image and layer by layer.
 //!
 //! The float side is the official forward pass, routing included, through [`crate::reference`]; the int8 side is a
-//! [`Session`] as a device runs it, on this machine's own kernels ([`Native`]). Every image is judged alone and the figures are summed in the order of the images,
-//! so a report does not depend on the number of threads.
+//! [`Session`] as a device runs it, on this machine's own kernels ([`Native`]). Every image is judged alone and the figures
+//! are summed in the order of the images, so a report does not depend on the number of threads.
 
-use std::collections::BTreeMap;
+mod layers;
 
 use anyhow::{Context, Result, ensure};
 use ride_calibrate::data::{DataSet, Format};
 use ride_calibrate::groups::ClassGroups;
-use ride_calibrate::metrics::{Agreement, LayerSqnr, Outcome, Score, ScoreReport, Sqnr, VerifyReport};
+use ride_calibrate::metrics::{Agreement, AgreementReport, LayerSqnr, Outcome, Score, ScoreReport, Sqnr, VerifyReport};
 use ride_runtime::batch::Batch;
-use ride_runtime::exec::{Output, Probe};
-use ride_runtime::op::{Op, Step};
-use ride_runtime::{Model, PartId, Policy, Session};
+use ride_runtime::{Model, Policy, Session};
 use serde::Serialize;
 
 use crate::artifact_file;
 use crate::calibration::fingerprint;
 use crate::lower::native::Native;
-use crate::network::{Network, Shape};
+use crate::network::Network;
 use crate::reference::{self, Executor, Forward, Image, Observe, Scratch};
-use crate::refine::RESCALED;
+use layers::{Compare, Values, layer_names};
 
 /// Images that the layers are compared on, spread evenly over those that are verified.
 pub const LAYER_IMAGES: usize = 256;
@@ -34,6 +32,8 @@ pub struct Settings {
     pub limit: Option<usize>,
     /// Training images of each class for an artifact that has none; empty where unknown.
     pub class_counts: Vec<u32>,
+    /// Whether to compare the float model in half precision, too ([`Executor::in_half`]).
+    pub half: bool,
 }
 
 /// Called from any thread after each image with the number of images altogether.
@@ -63,6 +63,23 @@ pub struct Report {
     pub routers: Vec<String>,
     /// How far each router's score is from the float model's, as root mean square over the images that have one on both
     /// sides, in the score's own units: those of the threshold. Every image is judged by every router here.
+    pub score_errors: Vec<Option<f64>>,
+    /// What half precision makes of the float model, where that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub half: Option<Half>,
+}
+
+/// The float model in half precision beside itself in single precision; figures as in [`Report`].
+#[derive(Clone, Debug, Serialize)]
+pub struct Half {
+    /// Routed results.
+    #[serde(flatten)]
+    pub score: ScoreReport,
+    /// Agreement with single precision.
+    pub agreement: AgreementReport,
+    /// Signal-to-noise ratio of the mean logits of all experts.
+    pub sqnr_db: Option<f64>,
+    /// How far each router's score is off, as root mean square.
     pub score_errors: Vec<Option<f64>>,
 }
 
@@ -97,12 +114,14 @@ pub fn verify(
     let counts = class_counts(model, &settings.class_counts)?;
     let images = choose(data, settings.limit)?;
     let executor = Executor::new(network)?;
+    let half = if settings.half { Some(Executor::in_half(network)?) } else { None };
     let native = Native::of(model)?;
-    let job = Job { model: native.checked()?, executor: &executor, data, images: &images };
+    let job = Job { model: native.checked()?, executor: &executor, half: half.as_ref(), data, images: &images };
     let records = job.run(progress)?;
     let mut report = Report { repacked: native.repacked(), ..job.summarise(&records, counts.as_deref()) };
     if counts.is_none() {
-        for side in [&mut report.routed.float, &mut report.routed.int8] {
+        let half = report.half.as_mut().map(|half| &mut half.score);
+        for side in [&mut report.routed.float, &mut report.routed.int8].into_iter().chain(half) {
             (side.many, side.medium, side.few) = (None, None, None);
         }
     }
@@ -166,6 +185,29 @@ struct Record {
     scores: Vec<f64>,
     /// One for each operation; empty where layers were not compared.
     layers: Vec<Sqnr>,
+    half: Option<HalfRecord>,
+}
+
+/// What half precision made of one image.
+struct HalfRecord {
+    outcome: Outcome,
+    logits: Sqnr,
+    /// Difference of each router's scores.
+    scores: Vec<f64>,
+}
+
+impl HalfRecord {
+    fn of(half: &Forward, float: &Forward) -> Self {
+        let experts = half.routed();
+        let mut logits = Sqnr::default();
+        logits.add(&float.mean_logits, &half.mean_logits);
+        let scores = half.scores.iter().zip(&float.scores);
+        HalfRecord {
+            outcome: Outcome { class: reference::argmax(&half.mean_of(experts)), experts },
+            logits,
+            scores: scores.map(|(half, float)| f64::from(*half) - f64::from(*float)).collect(),
+        }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -178,6 +220,7 @@ struct FixedRecord {
 struct Job<'j> {
     model: Model<'j>,
     executor: &'j Executor,
+    half: Option<&'j Executor>,
     data: &'j DataSet,
     images: &'j [usize],
 }
@@ -217,6 +260,10 @@ impl Job<'_> {
             session.classify_probed(&pixels, Policy::All, &mut probe).with_context(name)?;
             record.layers = probe.layers;
         }
+        if let Some(half) = self.half {
+            let half = half.forward(image, reference::Policy::All, &mut worker.scratch, None)?;
+            record.half = Some(HalfRecord::of(&half, &float));
+        }
         Ok(record)
     }
 
@@ -230,7 +277,7 @@ impl Job<'_> {
         let experts = self.model.experts();
         let groups = ClassGroups::new(counts.unwrap_or_default().to_vec());
         let mut float = Score::new(groups.clone(), experts);
-        let mut int8 = Score::new(groups, experts);
+        let mut int8 = Score::new(groups.clone(), experts);
         let routers = if self.model.routed() { experts - 1 } else { 0 };
         let mut agreement = Agreement::new(routers);
         let mut fixed = vec![FixedSum::default(); experts];
@@ -253,7 +300,8 @@ impl Job<'_> {
             repacked: false,
             combiner: crate::inspect::combiner(self.model),
             routers: crate::inspect::rules(self.model),
-            score_errors: (0..routers).map(|n| score_error(records, n)).collect(),
+            score_errors: score_errors(routers, records.iter().map(|r| &*r.scores)),
+            half: self.half.map(|_| self.summarise_half(records, groups, routers)),
             routed: VerifyReport {
                 images: records.len() as u64,
                 float,
@@ -264,17 +312,39 @@ impl Job<'_> {
             },
         }
     }
+
+    fn summarise_half(&self, records: &[Record], groups: ClassGroups, routers: usize) -> Half {
+        let mut score = Score::new(groups, self.model.experts());
+        let (mut agreement, mut logits) = (Agreement::new(routers), Sqnr::default());
+        for (record, half) in records.iter().filter_map(|record| Some((record, record.half.as_ref()?))) {
+            score.add(record.label, half.outcome);
+            agreement.add(record.float, half.outcome);
+            logits.merge(&half.logits);
+        }
+        Half {
+            score: score.report(),
+            agreement: agreement.report(),
+            sqnr_db: logits.db(),
+            score_errors: score_errors(
+                routers,
+                records.iter().filter_map(|r| r.half.as_ref()).map(|half| &*half.scores),
+            ),
+        }
+    }
 }
 
-/// Root mean square of the differences of router `n`'s scores.
-fn score_error(records: &[Record], n: usize) -> Option<f64> {
-    let squares = records.iter().filter_map(|r| r.scores.get(n).map(|d| d * d).filter(|square| square.is_finite()));
-    let (count, sum) = squares.fold((0u32, 0.0), |(count, sum), square| (count + 1, sum + square));
-    (count > 0).then(|| (sum / f64::from(count)).sqrt())
+/// Root mean square of the differences of each router's scores; `images` has them for each image.
+fn score_errors<'r>(routers: usize, images: impl Iterator<Item = &'r [f64]> + Clone) -> Vec<Option<f64>> {
+    let error = |n: usize| {
+        let squares = images.clone().filter_map(|scores| scores.get(n).map(|d| d * d).filter(|d| d.is_finite()));
+        let (count, sum) = squares.fold((0u32, 0.0), |(count, sum), square| (count + 1, sum + square));
+        (count > 0).then(|| (sum / f64::from(count)).sqrt())
+    };
+    (0..routers).map(error).collect()
 }
 
-/// Change of the mean number of experts in percent.
-fn experts_change(float: &ScoreReport, int8: &ScoreReport) -> Option<f64> {
+/// Change of the mean number of experts, in percent of the first side's.
+pub fn experts_change(float: &ScoreReport, int8: &ScoreReport) -> Option<f64> {
     Some(100.0 * (int8.mean_experts? / float.mean_experts? - 1.0))
 }
 
@@ -332,106 +402,6 @@ fn run_int8(session: &mut Session<'_, '_>, pixels: &[u8], float: &Forward, label
         fixed,
         scores,
         layers: Vec::new(),
+        half: None,
     })
-}
-
-/// Names of all operations in execution order.
-fn layer_names(model: Model<'_>) -> Vec<String> {
-    let mut names = Vec::new();
-    for part in model.parts() {
-        names.extend(part.steps().map(|step| model.name(&step).to_owned()));
-    }
-    names
-}
-
-/// The float side's values that an operation of the artifact computes, by name.
-struct Values {
-    by_name: BTreeMap<String, Vec<f32>>,
-    /// Name of each operation by part and index.
-    names: BTreeMap<(u16, usize), String>,
-}
-
-/// Orders parts: stem first.
-fn part_key(part: PartId) -> u16 {
-    match part {
-        PartId::Stem => 0,
-        PartId::Expert(n) | PartId::Router(n) => n + 1,
-    }
-}
-
-impl Values {
-    fn new(model: Model<'_>) -> Self {
-        let mut names = BTreeMap::new();
-        for part in model.parts() {
-            for (index, step) in part.steps().enumerate() {
-                // A copy at another scale is compared with what it copies.
-                let name = model.name(&step);
-                let name = name.strip_suffix(RESCALED).unwrap_or(name);
-                names.insert((part_key(part.id), index), name.to_owned());
-            }
-        }
-        let by_name = names.values().map(|name| (name.clone(), Vec::new())).collect();
-        Values { by_name, names }
-    }
-
-    /// Features and logits, which have names of their own in an artifact.
-    fn add_experts(&mut self, float: &Forward) {
-        for (n, expert) in float.experts.iter().enumerate() {
-            self.set(&format!("expert{n}.pool"), &expert.feature);
-            self.set(&format!("expert{n}.head"), &expert.logits);
-        }
-    }
-
-    fn set(&mut self, name: &str, data: &[f32]) {
-        if let Some(value) = self.by_name.get_mut(name) {
-            value.clear();
-            value.extend_from_slice(data);
-        }
-    }
-}
-
-impl Observe for Values {
-    fn value(&mut self, name: &str, _: Shape, data: &[f32]) {
-        self.set(name, data);
-    }
-}
-
-/// Compares what each operation writes with the float side's value of the same name.
-struct Compare<'v> {
-    values: &'v Values,
-    layers: Vec<Sqnr>,
-    buffer: Vec<f32>,
-}
-
-impl Probe for Compare<'_> {
-    fn after(&mut self, part: PartId, index: usize, step: &Step, output: Output<'_>) {
-        dequantize(step, output, &mut self.buffer);
-        let name = self.values.names.get(&(part_key(part), index));
-        let value = name.and_then(|name| self.values.by_name.get(name));
-        let mut sqnr = Sqnr::default();
-        // A value that the float side does not have stays without a ratio (null).
-        if let Some(value) = value.filter(|value| value.len() == self.buffer.len()) {
-            sqnr.add(value, &self.buffer);
-        }
-        self.layers.push(sqnr);
-    }
-}
-
-/// The real values of what an operation wrote.
-fn dequantize(step: &Step, output: Output<'_>, into: &mut Vec<f32>) {
-    into.clear();
-    let real = |value: i16, zero: i16| (i32::from(value) - i32::from(zero)) as f32 * step.scale;
-    let zero = match &step.op {
-        // A pixel of 0 is the smallest int8 value.
-        Op::Load(_) => -128,
-        Op::Conv(conv) => conv.limits.zero,
-        Op::Shortcut(shortcut) => shortcut.limits.zero,
-        Op::MaxPool(pool) => pool.zero,
-        Op::Pool(pool) => {
-            let feature = output.hi.as_chunks::<2>().0.iter().take(usize::from(pool.channels));
-            return into.extend(feature.map(|bytes| real(i16::from_le_bytes(*bytes), 0)));
-        }
-        Op::Head(_) => return into.extend(output.hi.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes))),
-    };
-    into.extend(output.values().map(|q| real(q, zero)));
 }
