@@ -5,7 +5,7 @@
 #   tests/hosts.sh TRIPLE RUNNER...
 #
 #   . tests/arm/cross.sh && tests/hosts.sh aarch64-unknown-linux-gnu qemu-aarch64 -L /usr/aarch64-linux-gnu
-#   tests/hosts.sh x86_64-pc-windows-gnu wine        # gcc-mingw-w64-x86-64-posix; Wine 9 or newer (bcryptprimitives.dll)
+#   tests/hosts.sh x86_64-pc-windows-gnu wine        # gcc-mingw-w64-x86-64-posix; a Wine with bcryptprimitives.dll: not 8.0
 #
 # Needs the target (rustup target add TRIPLE), its linker where Cargo looks for it, and python3. RIDE_COMPILE names this
 # machine's ride-compile if it is built already.
