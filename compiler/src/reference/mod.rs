@@ -311,23 +311,18 @@ impl Executor {
         output: &mut Vec<f32>,
     ) -> Result<()> {
         let mut normalised = std::mem::take(&mut scratch.image);
-        let image = match image {
-            Image::Pixels(pixels) => {
-                self.normalise(pixels, &mut normalised)?;
+        let image = match (image, self.precision) {
+            (Image::Normalised(image), Precision::Single) => image,
+            (image, precision) => {
+                match image {
+                    Image::Pixels(pixels) => self.normalise(pixels, &mut normalised)?,
+                    Image::Normalised(image) => image.clone_into(&mut normalised),
+                }
+                precision.keep(&mut normalised);
                 &normalised
             }
-            Image::Normalised(image) => image,
         };
         self.check_len(image.len())?;
-        let mut kept = Vec::new();
-        let image = match self.precision {
-            Precision::Single => image,
-            Precision::Half => {
-                kept.extend_from_slice(image);
-                self.precision.keep(&mut kept);
-                &kept
-            }
-        };
         if let Some(observe) = observe.as_deref_mut() {
             observe.value(INPUT, self.input.shape, image);
         }

@@ -9,10 +9,9 @@ use half::slice::HalfFloatSliceExt;
 use crate::network::{Network, Op, Part, Routing};
 
 /// What values are kept in between operations.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Precision {
     /// Single precision: values stay as they are.
-    #[default]
     Single,
     /// Half precision.
     Half,

@@ -77,6 +77,8 @@ pub struct Half {
     pub score: ScoreReport,
     /// Agreement with single precision.
     pub agreement: AgreementReport,
+    /// Change of the mean number of experts, in percent of single precision's.
+    pub experts_change_percent: Option<f64>,
     /// Signal-to-noise ratio of the mean logits of all experts.
     pub sqnr_db: Option<f64>,
     /// How far each router's score is off, as root mean square.
@@ -301,7 +303,7 @@ impl Job<'_> {
             combiner: crate::inspect::combiner(self.model),
             routers: crate::inspect::rules(self.model),
             score_errors: score_errors(routers, records.iter().map(|r| &*r.scores)),
-            half: self.half.map(|_| self.summarise_half(records, groups, routers)),
+            half: self.half.map(|_| summarise_half(records, Score::new(groups, experts), &float, routers)),
             routed: VerifyReport {
                 images: records.len() as u64,
                 float,
@@ -312,24 +314,24 @@ impl Job<'_> {
             },
         }
     }
+}
 
-    fn summarise_half(&self, records: &[Record], groups: ClassGroups, routers: usize) -> Half {
-        let mut score = Score::new(groups, self.model.experts());
-        let (mut agreement, mut logits) = (Agreement::new(routers), Sqnr::default());
-        for (record, half) in records.iter().filter_map(|record| Some((record, record.half.as_ref()?))) {
-            score.add(record.label, half.outcome);
-            agreement.add(record.float, half.outcome);
-            logits.merge(&half.logits);
-        }
-        Half {
-            score: score.report(),
-            agreement: agreement.report(),
-            sqnr_db: logits.db(),
-            score_errors: score_errors(
-                routers,
-                records.iter().filter_map(|r| r.half.as_ref()).map(|half| &*half.scores),
-            ),
-        }
+/// Counts what half precision made of the images into `score`; `float` is single precision's.
+fn summarise_half(records: &[Record], mut score: Score, float: &ScoreReport, routers: usize) -> Half {
+    let (mut agreement, mut logits) = (Agreement::new(routers), Sqnr::default());
+    for (record, half) in records.iter().filter_map(|record| Some((record, record.half.as_ref()?))) {
+        score.add(record.label, half.outcome);
+        agreement.add(record.float, half.outcome);
+        logits.merge(&half.logits);
+    }
+    let score = score.report();
+    let halves = records.iter().filter_map(|record| record.half.as_ref());
+    Half {
+        experts_change_percent: experts_change(float, &score),
+        score,
+        agreement: agreement.report(),
+        sqnr_db: logits.db(),
+        score_errors: score_errors(routers, halves.map(|half| &*half.scores)),
     }
 }
 
@@ -344,8 +346,8 @@ fn score_errors<'r>(routers: usize, images: impl Iterator<Item = &'r [f64]> + Cl
 }
 
 /// Change of the mean number of experts, in percent of the first side's.
-pub fn experts_change(float: &ScoreReport, int8: &ScoreReport) -> Option<f64> {
-    Some(100.0 * (int8.mean_experts? / float.mean_experts? - 1.0))
+fn experts_change(float: &ScoreReport, other: &ScoreReport) -> Option<f64> {
+    Some(100.0 * (other.mean_experts? / float.mean_experts? - 1.0))
 }
 
 /// Sums over images with a fixed number of experts.
